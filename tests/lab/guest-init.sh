@@ -1,0 +1,58 @@
+#!/bin/sh
+# First process of the guest kernel. Its root is the machine's own file tree, read-only; $lab_job names the
+# directory through which work comes in (job.sh; keep: directories, one a line, that must stay visible although
+# /tmp and /run become empty file systems) and results go out (status, output).
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/tmp LANG=C.UTF-8
+
+finish() {
+    echo "$1" >"$lab_job/status.new" && mv "$lab_job/status.new" "$lab_job/status"
+    sync
+    echo o >/proc/sysrq-trigger
+    sleep 10 # power-off comes from a work queue; leaving first would be a panic
+}
+
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+grep -q '^[^ ]* /dev ' /proc/mounts || mount -t devtmpfs devtmpfs /dev
+mkdir -p /dev/pts /dev/shm
+mount -t devpts devpts /dev/pts
+mount -t tmpfs tmpfs /dev/shm
+mount -t cgroup2 cgroup2 /sys/fs/cgroup
+
+# Directories to keep are held open while the empty file systems go over them, then bound back.
+# The job's directory is a file system of its own because the root is read-only.
+mount -t tmpfs tmpfs /mnt
+keep=$(cat "$lab_job/keep")
+IFS='
+'
+for kept in $keep; do
+    mkdir -p "/mnt$kept" && mount --bind "$kept" "/mnt$kept"
+done
+mkdir -p /mnt/job && mount -t hostfs -o "$lab_job" none /mnt/job
+mount -t tmpfs tmpfs /tmp && chmod 1777 /tmp
+mount -t tmpfs tmpfs /run && mkdir -p /run/lock /run/netns
+for kept in $keep; do
+    mkdir -p "$kept" && mount -n --move "/mnt$kept" "$kept"
+done
+mkdir -p "$lab_job" && mount -n --move /mnt/job "$lab_job"
+unset IFS
+umount /mnt
+
+# The kernel's modules are not where modprobe looks, and the kernel itself calls modprobe for some.
+version=$(uname -r)
+mkdir -p /run/modules/lib/modules /run/bin
+ln -s "/usr/lib/uml/modules/$version" "/run/modules/lib/modules/$version"
+printf '#!/bin/sh\nexec /sbin/modprobe -d /run/modules "$@"\n' >/run/bin/modprobe
+chmod +x /run/bin/modprobe
+export PATH="/run/bin:$PATH"
+echo /run/bin/modprobe >/proc/sys/kernel/modprobe
+for module in af_packet veth dummy ipip ip6_tunnel esp4 esp6 xfrm_user gcm ccm seqiv echainiv authenc hmac \
+    sch_netem sch_ingress cls_matchall cls_flower cls_u32 act_skbedit act_gact tcp_diag udp_diag; do
+    modprobe "$module" || { echo "guest kernel $version: module $module does not load" >&2; finish 97; }
+done
+modprobe -q -a xfrm4_tunnel xfrm6_tunnel act_mirred cls_fw raw_diag netlink_diag authencesn cmac
+
+hostname lab
+ip link set lo up
+sh "$lab_job/job.sh" >"$lab_job/output" 2>&1 </dev/null
+finish $?

@@ -1,0 +1,62 @@
+"""pytest plugin of the launcher: this process's share of the test files, and a record of the results.
+
+`SWANROAM_SHARD=2/3` keeps the second third of the files (whole files, balanced by number of tests; every
+shard computes the same division). `SWANROAM_SUMMARY=FILE` receives the counts as JSON when the session ends.
+"""
+
+import json
+import os
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+_outcomes: Counter[str] = Counter()
+
+
+def divide(sizes: dict[str, int], shards: int) -> list[list[str]]:
+    """Files over shards: the largest file goes first to the shard with the least work so far."""
+    shares: list[list[str]] = [[] for _ in range(shards)]
+    load = [0] * shards
+    for name in sorted(sizes, key=lambda name: (-sizes[name], name)):
+        lightest = load.index(min(load))
+        shares[lightest].append(name)
+        load[lightest] += sizes[name]
+    return shares
+
+
+@pytest.hookimpl(trylast=True)  # after -m and -k have made their selection
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    shard = os.environ.get("SWANROAM_SHARD")
+    if not shard:
+        return
+    index, total = (int(part) for part in shard.split("/"))
+    mine = set(divide(Counter(str(item.path) for item in items), total)[index - 1])
+    others = [item for item in items if str(item.path) not in mine]
+    items[:] = [item for item in items if str(item.path) in mine]
+    if others:
+        config.hook.pytest_deselected(items=others)
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.when == "call":
+        xfail = hasattr(report, "wasxfail")
+        _outcomes["xfailed" if xfail and report.skipped else report.outcome] += 1
+    elif report.failed:
+        _outcomes["error"] += 1
+    elif report.skipped:
+        _outcomes["skipped"] += 1
+
+
+def pytest_collectreport(report: pytest.CollectReport) -> None:
+    if report.failed:
+        _outcomes["error"] += 1
+    elif report.skipped:
+        _outcomes["skipped"] += 1
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    summary = os.environ.get("SWANROAM_SUMMARY")
+    if summary:
+        counts = dict(_outcomes) | {"exitstatus": int(exitstatus)}
+        Path(summary).write_text(json.dumps(counts), encoding="utf-8")
