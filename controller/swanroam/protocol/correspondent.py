@@ -1,0 +1,311 @@
+"""The half of the machine that knows the peer's binding: the role of the correspondent host.
+
+Theory of operation
+===================
+
+An address change message carries the peer's whole binding, so there is nothing to accumulate: a message with a higher
+sequence than the last, from the identity that owns the addresses, replaces what was known; one with the same sequence
+and content is answered again; a lower one is answered "stale" and changes nothing (RFC 6275 §9.5.1).
+
+A new current address is *announced* until the peer has sent our challenge back, then *proven*. Data goes to the last
+proven address all the while; only control datagrams go to the announced one. When no path response comes within
+PROOF_TIME, the challenge is void and the peer's next retransmission gets a new one.
+
+Addresses that left the binding stay guarded (`lingering`) as long as sockets of this host are still connected to them:
+the kernel would retransmit their data to the released address without any policy, in clear.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+
+from swanroam.protocol.authorisation import Policy, Refusal, Surroundings, authorise
+from swanroam.protocol.binding import Binding
+from swanroam.protocol.events import Action, Association, Fact, ReadUsage, ReleaseFilters, Report, Send
+from swanroam.protocol.handover import Handover, Result, Step
+from swanroam.protocol.host_state import Pair
+from swanroam.protocol.messages import (
+    NONCE_SIZE,
+    Acknowledgment,
+    AddressChange,
+    IPAddress,
+    PathResponse,
+    Verdict,
+)
+
+PROOF_TIME = 10.0
+"""Seconds that a challenge is good for."""
+MAX_CHANGES = 3.0
+"""New sequences a second that one identity may bring (RFC 6275 §12, MAX_UPDATE_RATE), with a burst of ten."""
+BURST = 10.0
+LINGER_INTERVAL = 2.0
+"""Seconds between two counts of the sockets that are connected to a released address."""
+STRAY_PATIENCE = 5.0
+"""Seconds after which an IKE_SA with a released address is terminated from our side: the peer's delete may be lost."""
+
+
+@dataclass(slots=True)
+class _Bucket:
+    tokens: float = BURST
+    filled: float = 0.0
+
+    def take(self, now: float) -> bool:
+        self.tokens = min(BURST, self.tokens + (now - self.filled) * MAX_CHANGES)
+        self.filled = now
+        if self.tokens < 1:
+            return False
+        self.tokens -= 1
+        return True
+
+
+@dataclass(slots=True)
+class _Lingering:
+    due: float
+    stray_due: float
+    counting: bool = False
+    terminated: bool = False
+    sockets: int = field(default=-1)
+
+
+class Correspondent:
+    """The peer's binding, as far as it is authorised and proven."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        token: Callable[[int], bytes],
+        *,
+        grace: float,
+        instance: bytes,
+        forget_after: float,
+    ) -> None:
+        self.policy = policy
+        self.binding: Binding | None = None
+        self.proven: IPAddress | None = None
+        """The last address that the peer has proven."""
+        self.last_sequence = 0
+        self.handover: Handover | None = None
+        self.refused = 0
+        self.peer_instance = b""
+        self._last: AddressChange | None = None
+        self._token = token
+        self._grace_ms = round(grace * 1000)
+        self._instance = instance
+        self._forget_after = forget_after
+        self._challenge: bytes | None = None
+        self._challenge_ends = 0.0
+        self._bucket = _Bucket()
+        self._lingering: dict[IPAddress, _Lingering] = {}
+        self._heard = 0.0
+
+    @property
+    def lingering(self) -> tuple[IPAddress, ...]:
+        """Released addresses that stay guarded."""
+        return tuple(self._lingering)
+
+    def restore(
+        self,
+        *,
+        last_sequence: int,
+        binding: Binding | None,
+        proven: IPAddress | None,
+        lingering: Collection[IPAddress],
+        now: float,
+    ) -> None:
+        """Takes over what an earlier run knew."""
+        self.last_sequence = last_sequence
+        self.binding = binding
+        self.proven = proven
+        self._lingering = {address: _Lingering(now, now + STRAY_PATIENCE) for address in lingering}
+        self._heard = now
+
+    # --- what came in -----------------------------------------------------------------------------------------
+
+    def changed(
+        self,
+        message: AddressChange,
+        associations: Collection[Association],
+        surroundings: Surroundings,
+        now: float,
+    ) -> list[Action]:
+        self._heard = now
+        known = self._last
+        if known is not None and message.sequence == known.sequence and _same(message, known):
+            self._renew_challenge(now)
+            return [self._acknowledge(message, Verdict.ACCEPTED)]
+        if message.sequence <= self.last_sequence:
+            report = Report(Fact.CHANGE_STALE, f"sequence {message.sequence}, have {self.last_sequence}")
+            return [self._acknowledge(message, Verdict.STALE), report]
+        if not self._bucket.take(now):
+            return [self._acknowledge(message, Verdict.RATE_LIMITED, "more changes than the limit of 3 a second")]
+        owned = {association.pair.remote for association in associations}
+        if self.binding is not None:
+            owned |= set(self.binding.addresses)
+        refusal = authorise(message, self.policy, surroundings, owned)
+        if refusal is not None:
+            return self._refuse(message, refusal)
+        return self._accept(message, owned, now)
+
+    def path_response(self, message: PathResponse, now: float) -> list[Action]:
+        self._heard = now
+        if self._last is None or self.binding is None or message.sequence != self._last.sequence:
+            return [Report(Fact.UNEXPECTED_MESSAGE, "a path response for an overtaken change")]
+        if self._challenge is None and self.proven == self.binding.current:
+            return [self._acknowledge(self._last, Verdict.ACCEPTED)]  # our acknowledgment of it was lost
+        if self._challenge is None or message.challenge != self._challenge or now > self._challenge_ends:
+            return [Report(Fact.PATH_NOT_PROVEN, "a path response that answers no challenge of ours", self.handover)]
+        self._challenge = None
+        self.proven = self.binding.current
+        return [
+            self._acknowledge(self._last, Verdict.ACCEPTED),
+            *self._step(Step.PROVEN, now),
+            Report(Fact.PATH_PROVEN, str(self.proven), self.handover),
+        ]
+
+    def usage_read(self, address: IPAddress, sockets: int, now: float) -> list[Action]:
+        entry = self._lingering.get(address)
+        if entry is None:
+            return []
+        entry.counting = False
+        entry.sockets = sockets
+        if sockets == 0 and entry.terminated:
+            del self._lingering[address]
+            return [Report(Fact.ADDRESS_RELEASED, str(address))]
+        entry.due = now + LINGER_INTERVAL
+        return []
+
+    # --- what is missing --------------------------------------------------------------------------------------
+
+    def advance(self, associations: Collection[Association], own_current: IPAddress, now: float) -> list[Action]:
+        """What to do next, given what is known now."""
+        actions: list[Action] = []
+        remotes = {association.pair.remote for association in associations}
+        if self._challenge is not None and now > self._challenge_ends:
+            self._challenge = None
+            actions.append(Report(Fact.PATH_NOT_PROVEN, "no path response; data stays on the old path", self.handover))
+        if self.binding is not None:
+            pair = Pair(own_current, self.binding.current)
+            if self.proven == self.binding.current and any(
+                association.pair == pair and association.complete for association in associations
+            ):
+                actions += self._step(Step.FILTERS, now)
+                actions += self._finish(now)
+            if remotes:
+                self._heard = max(self._heard, now - self._forget_after / 2)
+            elif now >= self._heard + self._forget_after:
+                actions += self._forget(now)
+        for address, entry in self._lingering.items():
+            if address not in remotes:
+                entry.terminated = True
+            elif not entry.terminated and now >= entry.stray_due:
+                entry.stray_due = now + STRAY_PATIENCE
+                actions.append(ReleaseFilters(address))
+            if now >= entry.due and not entry.counting:
+                entry.counting = True
+                actions.append(ReadUsage(address))
+        return actions
+
+    def deadlines(self) -> list[float]:
+        """Times at which `advance` may have something to do."""
+        times = [entry.due for entry in self._lingering.values() if not entry.counting]
+        times += [entry.stray_due for entry in self._lingering.values() if not entry.terminated]
+        if self._challenge is not None:
+            times.append(self._challenge_ends)
+        if self.binding is not None:
+            times.append(self._heard + self._forget_after)
+        return times
+
+    # --- inside -----------------------------------------------------------------------------------------------
+
+    def _accept(self, message: AddressChange, owned: Collection[IPAddress], now: float) -> list[Action]:
+        actions: list[Action] = []
+        before = self.binding
+        after = Binding(message.current, message.deprecated)
+        self.last_sequence = message.sequence
+        self._last = message
+        self.peer_instance = message.instance
+        self.binding = after
+        if before is None and after.current in owned:
+            self.proven = after.current  # IKE itself has just been through this address (RFC 7296 §2.6)
+        if self.proven not in after.addresses:
+            self.proven = None  # released before the new one was proven: nothing may be sent there any more
+        if before is None or before.current != after.current:
+            if before is not None:
+                if self.handover is not None:
+                    overtaken = self.handover.ended(Result.OVERTAKEN, f"by a move to {after.current}")
+                    actions.append(Report(Fact.HANDOVER_FINISHED, handover=overtaken))
+                self.handover = Handover(message.handover, before.current, after.current, message.sequence, now)
+                actions.append(
+                    Report(Fact.HANDOVER_STARTED, f"peer {before.current} -> {after.current}", self.handover)
+                )
+            self._challenge = None
+        for address in after.addresses:
+            self._lingering.pop(address, None)
+        for address in before.addresses if before is not None else ():
+            if address not in after.addresses:
+                self._lingering[address] = _Lingering(now, now + STRAY_PATIENCE)
+        self._renew_challenge(now)
+        actions += [self._acknowledge(message, Verdict.ACCEPTED)]
+        actions += self._step(Step.ACKNOWLEDGED, now)
+        actions.append(Report(Fact.CHANGE_ACCEPTED, _describe(after), self.handover))
+        return actions
+
+    def _refuse(self, message: AddressChange, refusal: Refusal) -> list[Action]:
+        self.refused += 1
+        return [
+            self._acknowledge(message, refusal.verdict, refusal.reason),
+            Report(Fact.CHANGE_REFUSED, refusal.reason),
+        ]
+
+    def _renew_challenge(self, now: float) -> None:
+        if self.binding is not None and self.proven != self.binding.current and self._challenge is None:
+            self._challenge = self._token(NONCE_SIZE)
+            self._challenge_ends = now + PROOF_TIME
+
+    def _acknowledge(self, message: AddressChange, verdict: Verdict, reason: str = "") -> Send:
+        challenge = self._challenge if verdict is Verdict.ACCEPTED else None
+        return Send(
+            Acknowledgment(
+                sequence=message.sequence,
+                handover=message.handover,
+                nonce=message.nonce,
+                verdict=verdict,
+                challenge=challenge,
+                grace_ms=self._grace_ms,
+                last_sequence=self.last_sequence,
+                reason=reason,
+                instance=self._instance,
+            )
+        )
+
+    def _finish(self, now: float) -> list[Action]:
+        if self.handover is None or self.binding is None or self.binding.deprecated:
+            return []
+        actions = self._step(Step.RELEASED, now)
+        actions.append(Report(Fact.HANDOVER_FINISHED, handover=self.handover.ended(Result.DONE)))
+        self.handover = None
+        return actions
+
+    def _forget(self, now: float) -> list[Action]:
+        assert self.binding is not None
+        for address in self.binding.addresses:
+            self._lingering[address] = _Lingering(now, now + STRAY_PATIENCE)
+        self.binding = self.proven = self.handover = self._last = None
+        return [Report(Fact.PEER_FORGOTTEN, f"no IKE_SA and no message for {self._forget_after:.0f} s")]
+
+    def _step(self, step: Step, now: float) -> list[Action]:
+        if self.handover is None or self.handover.reached(step):
+            return []
+        self.handover = self.handover.with_step(step, now)
+        return [Report(Fact.HANDOVER_STEP, step.value, self.handover)]
+
+
+def _same(one: AddressChange, other: AddressChange) -> bool:
+    return one.current == other.current and set(one.deprecated) == set(other.deprecated)
+
+
+def _describe(binding: Binding) -> str:
+    if not binding.deprecated:
+        return f"at {binding.current}"
+    return f"at {binding.current}, carrying {', '.join(map(str, binding.deprecated))}"

@@ -1,0 +1,160 @@
+"""What goes into a peer's machine (events) and what comes out of it (actions). Data only."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from swanroam.protocol.handover import Handover
+from swanroam.protocol.host_state import Pair
+from swanroam.protocol.messages import IPAddress, Message
+
+
+@dataclass(frozen=True, slots=True)
+class Association:
+    """One established IKE_SA with the peer's identity, as charon reports it."""
+
+    pair: Pair
+    ike_id: int
+    control: bool
+    """Its control CHILD_SA is installed."""
+    complete: bool
+    """All CHILD_SAs that belong to the peer are installed, in the mode that they must have."""
+
+
+@dataclass(frozen=True, slots=True)
+class AssociationsRead:
+    """All IKE_SAs with the peer's identity, after something changed in charon."""
+
+    associations: tuple[Association, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AddressesRead:
+    """This host's addresses changed. `preferred` is None while no address is usable."""
+
+    preferred: IPAddress | None
+    usable: frozenset[IPAddress]
+    """Addresses on real interfaces that count; not those that are only held on the carrier."""
+
+
+@dataclass(frozen=True, slots=True)
+class MessageReceived:
+    """A message of this peer: the daemon has checked that its identity owns the inner address it came from."""
+
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class FiltersEstablished:
+    """The filters for a pair are in place on this host: charon and kernel agree."""
+
+    pair: Pair
+
+
+@dataclass(frozen=True, slots=True)
+class FiltersFailed:
+    """They are not; the next try is the machine's business."""
+
+    pair: Pair
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class FiltersReleased:
+    """No filter of an address is left on this host."""
+
+    address: IPAddress
+
+
+@dataclass(frozen=True, slots=True)
+class UsageRead:
+    """How many sockets of this host use an address (own or the peer's) with this peer."""
+
+    address: IPAddress
+    sockets: int
+
+
+@dataclass(frozen=True, slots=True)
+class StateApplied:
+    """The kernel has the wanted state."""
+
+
+@dataclass(frozen=True, slots=True)
+class TimerExpired:
+    """The machine's deadline has passed."""
+
+
+Event = (
+    AssociationsRead
+    | AddressesRead
+    | MessageReceived
+    | FiltersEstablished
+    | FiltersFailed
+    | FiltersReleased
+    | UsageRead
+    | StateApplied
+    | TimerExpired
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send a message to the peer over the control channel."""
+
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class EstablishFilters:
+    """Put filters for a pair in place, beside those of `old`."""
+
+    pair: Pair
+    old: Pair
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseFilters:
+    """Terminate every IKE_SA with this peer that has the address, own or the peer's."""
+
+    address: IPAddress
+
+
+@dataclass(frozen=True, slots=True)
+class ReadUsage:
+    """Count the sockets that use an address with this peer."""
+
+    address: IPAddress
+
+
+class Fact(enum.Enum):
+    """What a report tells. The values are the log events."""
+
+    PEER_REGISTERED = "peer_registered"
+    PEER_SILENT = "peer_silent"
+    HANDOVER_STARTED = "handover_started"
+    HANDOVER_STEP = "handover_step_finished"
+    HANDOVER_FINISHED = "handover_finished"
+    CHANGE_REFUSED_BY_PEER = "address_change_refused_by_peer"
+    CHANGE_ACCEPTED = "address_change_accepted"
+    CHANGE_REFUSED = "address_change_refused"
+    CHANGE_STALE = "address_change_stale"
+    PATH_PROVEN = "path_proven"
+    PATH_NOT_PROVEN = "path_not_proven"
+    FILTERS_FAILED = "filters_failed"
+    ADDRESS_RELEASED = "address_released"
+    RELEASE_WAITS = "release_waits_for_sockets"
+    UNEXPECTED_MESSAGE = "unexpected_message"
+    PEER_FORGOTTEN = "peer_forgotten"
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Something an operator wants to know."""
+
+    fact: Fact
+    detail: str = ""
+    handover: Handover | None = None
+
+
+Action = Send | EstablishFilters | ReleaseFilters | ReadUsage | Report

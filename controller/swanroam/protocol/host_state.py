@@ -1,0 +1,101 @@
+"""What the kernel of this host should look like for one peer, computed from the two bindings.
+
+Own addresses x peer's addresses are the *pairs* between which protected traffic can run. Of all pairs only
+(own current, peer's current) is native; packets of every other pair travel in the *carrier*, IP-in-IP from own current
+to the peer's current address. All pairs are guarded: what no charon policy protects does not leave.
+
+Until a peer has proven its new address, data goes where it went before, and only control datagrams are carried
+to the unproven address (RFC 9000 §9.3: no more than a probe before validation).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import product
+
+from swanroam.protocol.binding import Binding
+from swanroam.protocol.messages import IPAddress
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Pair:
+    """Packets from `local` to `remote`, and back."""
+
+    local: IPAddress
+    remote: IPAddress
+
+    def __str__(self) -> str:
+        return f"{self.local}-{self.remote}"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Carried:
+    """A pair whose packets leave in IP-in-IP between the addresses of `outer`."""
+
+    inner: Pair
+    outer: Pair
+    control_only: bool
+    """Only control datagrams: the outer remote address is not proven yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostState:
+    """Everything that one peer needs of this host. The daemon applies the union over all peers."""
+
+    held: frozenset[IPAddress] = frozenset()
+    """Addresses that stay local, whatever becomes of their interface."""
+    carried: frozenset[Carried] = frozenset()
+    admitted: frozenset[Pair] = frozenset()
+    """Pairs whose IKE and ESP packets may come out of the carrier."""
+    guarded: frozenset[Pair] = frozenset()
+    """Pairs whose unprotected packets are dropped in both directions."""
+    bypassed: frozenset[Pair] = frozenset()
+    """Outer pairs between which IP-in-IP may pass although a policy would demand ESP for it: its content is ESP."""
+    inner_cleared: frozenset[Pair] = frozenset()
+    """Method migrate: pairs whose packets are clear inside the carrier, because the carrier itself is inside ESP."""
+
+    def __or__(self, other: HostState) -> HostState:
+        return HostState(
+            self.held | other.held,
+            self.carried | other.carried,
+            self.admitted | other.admitted,
+            self.guarded | other.guarded,
+            self.bypassed | other.bypassed,
+            self.inner_cleared | other.inner_cleared,
+        )
+
+
+def host_state(
+    own: Binding,
+    peer: Binding,
+    *,
+    peer_proven: IPAddress | None,
+    holds: bool,
+    lingering: Iterable[Pair] = (),
+) -> HostState:
+    """The wanted state for one managed peer.
+
+    `peer_proven` is the last address of the peer that was proven, None when that one was released; `holds` tells
+    whether we may move and so keep our addresses; `lingering` are pairs of released addresses that still have sockets
+    and stay guarded. A pair whose remote address is announced and was in the binding before is native: that address
+    was proven when it was current.
+    """
+    pairs = frozenset(Pair(local, remote) for local, remote in product(own.addresses, peer.addresses))
+    announced = Pair(own.current, peer.current)
+    carried: set[Carried] = set()
+    if peer_proven is not None:
+        reachable = Pair(own.current, peer_proven)
+        carried |= {
+            Carried(pair, reachable, control_only=False) for pair in pairs if pair not in (reachable, announced)
+        }
+    if peer_proven != peer.current:
+        carried |= {Carried(pair, announced, control_only=True) for pair in pairs if pair != announced}
+    busy = bool(own.deprecated or peer.deprecated)
+    return HostState(
+        held=frozenset(own.addresses) if holds else frozenset(),
+        carried=frozenset(carried),
+        admitted=pairs,
+        guarded=pairs | frozenset(lingering),
+        bypassed=pairs if busy else frozenset(),
+    )
