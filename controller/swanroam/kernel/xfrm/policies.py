@@ -1,0 +1,135 @@
+"""The SPD: read it, change it, and keep the policies that swanroam owns as wanted.
+
+Owned policies carry `OWNER` in their selector's `user`. The kernel compares it when it asks whether two policies are
+the same one, and ignores it when it looks for the policy of a packet; so an owned policy stands beside one of charon's
+that selects the very same packets, and deleting the one never hits the other.
+Source: xfrm_add_policy, xfrm_get_policy, xfrm_dump_policy (net/xfrm/xfrm_user.c); xfrm_policy_insert,
+xfrm_policy_bysel_ctx (net/xfrm/xfrm_policy.c).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from swanroam.kernel.xfrm.constants import Action, Direction, MessageType
+from swanroam.kernel.xfrm.errors import XfrmNotFound
+from swanroam.kernel.xfrm.policy import Policy, PolicyKey, encode_policy_id
+from swanroam.kernel.xfrm.socket import Request, XfrmSocket
+
+OWNER: Final = 0x73776E72
+"""selector.user of every policy that swanroam makes: the letters "swnr"."""
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyChanges:
+    """What `apply_owned` did. Empty when the kernel was as wanted already."""
+
+    added: frozenset[Policy] = frozenset()
+    updated: frozenset[Policy] = frozenset()
+    deleted: frozenset[Policy] = frozenset()
+
+    def __bool__(self) -> bool:
+        return bool(self.added or self.updated or self.deleted)
+
+
+def add_request(policy: Policy) -> Request:
+    return Request(MessageType.NEWPOLICY, policy.encode(), "add policy", policy)
+
+
+def update_request(policy: Policy) -> Request:
+    """Add the policy, or put it in the place of the one with its key in one step, packets never seeing neither."""
+    return Request(MessageType.UPDPOLICY, policy.encode(), "set policy", policy)
+
+
+def delete_request(policy: Policy) -> Request:
+    return Request(MessageType.DELPOLICY, encode_policy_id(policy.key), "delete policy", policy)
+
+
+async def dump_policies(xfrm: XfrmSocket) -> list[Policy]:
+    """Every policy of the namespace, sockets' own included. Raises XfrmError."""
+    replies = await xfrm.dump(Request(MessageType.GETPOLICY, b"", "list policies"))
+    return [Policy.decode(message.payload) for message in replies]
+
+
+async def get_policy(xfrm: XfrmSocket, key: PolicyKey) -> Policy:
+    """The policy with this key. Raises XfrmNotFound."""
+    request = Request(MessageType.GETPOLICY, encode_policy_id(key), "read policy", key.selector)
+    (reply,) = await xfrm.ask(request)
+    return Policy.decode(reply.payload)
+
+
+async def add_policy(xfrm: XfrmSocket, policy: Policy) -> None:
+    """Add a new policy. Raises XfrmExists when its key is taken."""
+    await xfrm.execute(add_request(policy))
+
+
+async def update_policy(xfrm: XfrmSocket, policy: Policy) -> None:
+    """Add the policy or replace the one with its key. Raises XfrmError."""
+    await xfrm.execute(update_request(policy))
+
+
+async def delete_policy(xfrm: XfrmSocket, policy: Policy) -> None:
+    """Delete the policy with this policy's key, whatever its priority and action. Raises XfrmNotFound."""
+    await xfrm.execute(delete_request(policy))
+
+
+async def find_owned(xfrm: XfrmSocket) -> set[Policy]:
+    """Our policies, those of an earlier run included. Raises XfrmError."""
+    return {
+        policy
+        for policy in await dump_policies(xfrm)
+        if policy.selector.user == OWNER and policy.direction <= Direction.FWD
+    }
+
+
+async def apply_owned(xfrm: XfrmSocket, wanted: Collection[Policy]) -> PolicyChanges:
+    """Make our policies exactly the wanted ones; others' are not touched.
+
+    Order: wanted blocks, wanted allows, then what is no longer wanted, allows before blocks. So at no moment less is
+    blocked than before and after; and when something cannot be added, nothing is deleted. Repeat after an error.
+
+    Raises ValueError when `wanted` has a policy without our mark or two for one key, XfrmError as the kernel says.
+    """
+    by_key = _by_key(wanted)
+    found = {policy.key: policy for policy in await find_owned(xfrm)}
+    changed = {policy for key, policy in by_key.items() if found.get(key) != policy}
+    surplus = {policy for key, policy in found.items() if key not in by_key}
+
+    set_requests = [update_request(policy) for policy in sorted(changed, key=_blocks_first)]
+    for error in await xfrm.batch(set_requests):
+        if error is not None:
+            raise error
+    await _delete(xfrm, surplus)
+    return PolicyChanges(
+        frozenset(policy for policy in changed if policy.key not in found),
+        frozenset(policy for policy in changed if policy.key in found),
+        frozenset(surplus),
+    )
+
+
+async def clear_owned(xfrm: XfrmSocket) -> frozenset[Policy]:
+    """Delete all of our policies and return them. Raises XfrmError."""
+    return (await apply_owned(xfrm, ())).deleted
+
+
+async def _delete(xfrm: XfrmSocket, policies: Iterable[Policy]) -> None:
+    requests = [delete_request(policy) for policy in sorted(policies, key=_blocks_first, reverse=True)]
+    for error in await xfrm.batch(requests):
+        if error is not None and not isinstance(error, XfrmNotFound):
+            raise error
+
+
+def _by_key(policies: Iterable[Policy]) -> dict[PolicyKey, Policy]:
+    result: dict[PolicyKey, Policy] = {}
+    for policy in policies:
+        if policy.selector.user != OWNER:
+            raise ValueError(f"not a policy of ours (selector.user is not OWNER): {policy}")
+        if result.setdefault(policy.key, policy) != policy:
+            raise ValueError(f"two wanted policies for one selector: {result[policy.key]}, and {policy}")
+    return result
+
+
+def _blocks_first(policy: Policy) -> bool:
+    return policy.action is not Action.BLOCK
