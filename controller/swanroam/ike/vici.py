@@ -158,7 +158,8 @@ class ViciClient:
     async def request(self, command: str, message: Mapping[str, ViciInput] | None = None) -> ViciMessage:
         """Send a command and return its answer.
 
-        Raises ViciCommandFailedError, ViciUnsupportedError, ViciUnavailableError, ViciTimeoutError, ViciProtocolError.
+        Raises ViciCommandFailedError, ViciUnsupportedError, ViciUnavailableError, ViciTimeoutError,
+        ViciProtocolError.
         """
         packet = _bounded(Packet.request(command, encode(message or {})))
         async with self._exchange(command, packet) as connection:
