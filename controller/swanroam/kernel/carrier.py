@@ -1,0 +1,296 @@
+"""The carrier: packets between old addresses travel as IP-in-IP between the current ones.
+
+A *carrier* is two things in the kernel: a rule `from LOCAL to REMOTE` that leads to a table of our own, and in
+that table a route to REMOTE that encapsulates (`encap ip src OUTER_LOCAL dst OUTER_REMOTE dev swanroam4`). The route
+is chosen by the packet's old source address and therefore never catches what belongs to the new one.
+
+Four more things make it whole:
+
+- LOCAL is *held*: kept as a /32 or /128 on the carrier device, so that it stays a local address when its
+  interface loses it, and no application sees ENETUNREACH. An IPv4 address is held with scope link, which keeps the
+  kernel from choosing it as source where the outgoing interface has no address of its own (inet_select_addr), and
+  charon from announcing it to its peers; charon still accepts it as the source of the IKE_SA that it has. An IPv6
+  address is held as it is: the kernel prefers addresses of the outgoing interface (RFC 6724 §5 rule 5), and
+  deprecating it would make charon leave it.
+- An `unreachable` default route closes each table: a packet that a rule has sent there never falls through to the main
+  table, also when the device disappears with its routes.
+- Two tables. Before a peer's new address is proven, its control datagrams go there and its data does not, so one
+  remote address can need two outer ones at once. Control datagrams are told by their mark.
+- The ingress filter (`swanroam.kernel.ingress`) drops whatever comes out of the carrier without being admitted.
+
+Order: what comes in is admitted before anything is sent; addresses before routes before rules; removal the other way
+round. A changed outer address replaces the route in one step.
+
+The mark of control datagrams has to be on the ESP packet: in tunnel mode the kernel looks up the outer route with the
+*SA's* output mark and forgets the mark of the inner packet (xfrm_bundle_create, net/xfrm/xfrm_policy.c, 6.1 to 6.12).
+The control channel's CHILD_SA therefore needs `set_mark_out = <control mark>` (swanctl.conf(5)).
+
+An outer IPv4 packet may be fragmented on its way (no DF), so no narrower path becomes a black hole; the device's MTU
+makes TCP adapt to the additional header. IPv6 discovers the path's MTU for the outer addresses.
+
+Found again by: the names of the devices, everything on them, and protocol number 83 on routes and rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from socket import AddressFamily
+
+from swanroam.kernel.carrier_devices import (
+    Device,
+    create_device,
+    find_devices,
+    remove_device,
+    set_up,
+)
+from swanroam.kernel.carrier_routes import (
+    ClosingRoute,
+    HeldAddress,
+    KernelObject,
+    Rule,
+    TunnelRoute,
+    find_addresses,
+    find_routes,
+    find_rules,
+)
+from swanroam.kernel.ingress import Admitted, Ingress
+from swanroam.kernel.rtnetlink import IPAddress, RouteSocket, family_of
+
+__all__ = ["Admitted", "Carrier", "CarrierPlane", "CarrierSettings", "Changes", "FoundCarriers"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Carrier:
+    """Packets `local` -> `remote` travel in IP-in-IP `outer_local` -> `outer_remote`.
+
+    `control_only`: only those with the control mark; others go where the routing tables send them.
+    """
+
+    local: IPAddress
+    remote: IPAddress
+    outer_local: IPAddress
+    outer_remote: IPAddress
+    control_only: bool = False
+
+    def __post_init__(self) -> None:
+        if len({a.version for a in (self.local, self.remote, self.outer_local, self.outer_remote)}) != 1:
+            raise ValueError(
+                f"{self}: inner and outer addresses must be of one family; a host that changes between IPv4 and IPv6 "
+                "needs the address of the other family from the beginning"
+            )
+
+    def __str__(self) -> str:
+        which = " (control only)" if self.control_only else ""
+        return f"carrier {self.local} -> {self.remote} in {self.outer_local} -> {self.outer_remote}{which}"
+
+
+@dataclass(frozen=True, slots=True)
+class CarrierSettings:
+    """Numbers that other software on the host must not use.
+
+    Tables `table` and `table` + 1, rule priorities `rule_priority` and `rule_priority` + 1 (before charon's 220);
+    `control_mark` is the skb mark of control datagrams and of their CHILD_SA's ESP packets.
+    """
+
+    table: int = 5353
+    rule_priority: int = 150
+    control_mark: int = 0x5353
+
+    @property
+    def control_table(self) -> int:
+        return self.table + 1
+
+    @property
+    def control_priority(self) -> int:
+        """Asked before `data_priority`: a control datagram must not take the data's way."""
+        return self.rule_priority
+
+    @property
+    def data_priority(self) -> int:
+        return self.rule_priority + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What a call did, in words and in order, for the log. False when the kernel was as wanted already."""
+
+    added: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.added or self.removed)
+
+
+@dataclass(frozen=True, slots=True)
+class FoundCarriers:
+    """Our objects in this namespace, of an earlier run as well."""
+
+    devices: frozenset[str]
+    held: frozenset[IPAddress]
+    carriers: frozenset[Carrier]
+    """Those that are complete: rule and route."""
+    admitted: frozenset[Admitted]
+
+
+class CarrierPlane:
+    """All carriers of this network namespace. One call at a time; every call may be repeated after an error.
+
+    All methods raise RouteSocketError when the kernel refuses, CarrierDeviceError when a device cannot be had.
+    """
+
+    def __init__(self, netlink: RouteSocket, settings: CarrierSettings | None = None) -> None:
+        self._netlink = netlink
+        self._settings = settings or CarrierSettings()
+
+    async def arm(self, families: Iterable[AddressFamily]) -> dict[AddressFamily, Device]:
+        """Make the devices of these families, closed and then up. Those that are there already are only checked."""
+        devices = await find_devices(self._netlink)
+        for family in families:
+            device = devices.get(family) or await create_device(self._netlink, family)
+            await self._ingress(device).close()
+            if not device.up:
+                await set_up(self._netlink, device)
+            devices[family] = Device(family, device.index, up=True)
+        return devices
+
+    async def apply(
+        self,
+        held: Collection[IPAddress],
+        carriers: Collection[Carrier],
+        admitted: Collection[Admitted],
+    ) -> Changes:
+        """Make exactly this the state of the kernel; devices are made as needed and stay.
+
+        Raises ValueError, before anything is changed, when the carriers contradict each other.
+        """
+        check(carriers)
+        inner = [*held, *(carrier.local for carrier in carriers), *(pair.local for pair in admitted)]
+        devices = await self.arm(dict.fromkeys(map(family_of, inner)))
+        addresses = {HeldAddress(address, devices[family_of(address)].index) for address in held}
+        routes = {self._route(carrier, devices[family_of(carrier.local)].index) for carrier in carriers}
+        rules = {self._rule(carrier) for carrier in carriers}
+        closings = {ClosingRoute(rule.family, rule.table) for rule in rules}
+
+        indexes = [device.index for device in devices.values()]
+        found_addresses = await find_addresses(self._netlink, indexes)
+        found_routes, found_closings = await find_routes(self._netlink)
+        found_rules = await find_rules(self._netlink)
+
+        added: list[str] = []
+        for device in devices.values():
+            added += await self._ingress(device).admit(_of_family(device.family, admitted))
+        missing: list[KernelObject] = [
+            *sorted(addresses - found_addresses, key=str),
+            *sorted(closings - found_closings, key=str),
+            *sorted(routes - found_routes, key=str),
+            *sorted(rules - found_rules, key=str),
+        ]
+        for wanted in missing:
+            await wanted.add(self._netlink)
+            added.append(str(wanted))
+
+        replaced = {route.key for route in routes}
+        superfluous: list[KernelObject] = [
+            *sorted(found_rules - rules, key=str),
+            *sorted((route for route in found_routes - routes if route.key not in replaced), key=str),
+            *sorted(found_closings - closings, key=str),
+            *sorted(found_addresses - addresses, key=str),
+        ]
+        removed: list[str] = []
+        for surplus in superfluous:
+            await surplus.remove(self._netlink)
+            removed.append(str(surplus))
+        for device in devices.values():
+            removed += await self._ingress(device).retain(_of_family(device.family, admitted))
+        return Changes(tuple(added), tuple(removed))
+
+    async def find(self) -> FoundCarriers:
+        """What is there, whoever's settings made it."""
+        devices = await find_devices(self._netlink)
+        addresses = await find_addresses(self._netlink, [device.index for device in devices.values()])
+        routes, _ = await find_routes(self._netlink)
+        outer = {route.key: route for route in routes}
+        carriers = {
+            Carrier(
+                local=rule.local,
+                remote=rule.remote,
+                outer_local=route.outer_local,
+                outer_remote=route.outer_remote,
+                control_only=bool(rule.mark),
+            )
+            for rule in await find_rules(self._netlink)
+            if (route := outer.get((rule.table, rule.remote))) is not None
+        }
+        admitted: set[Admitted] = set()
+        for device in devices.values():
+            admitted |= await self._ingress(device).find()
+        return FoundCarriers(
+            frozenset(device.name for device in devices.values()),
+            frozenset(held.address for held in addresses),
+            frozenset(carriers),
+            frozenset(admitted),
+        )
+
+    async def clear(self) -> Changes:
+        """Remove everything of ours, the devices last."""
+        devices = await find_devices(self._netlink)
+        routes, closings = await find_routes(self._netlink)
+        addresses = await find_addresses(self._netlink, [device.index for device in devices.values()])
+        found: list[KernelObject] = [*await find_rules(self._netlink), *routes, *closings, *addresses]
+        removed: list[str] = []
+        for surplus in found:
+            await surplus.remove(self._netlink)
+            removed.append(str(surplus))
+        for device in devices.values():
+            await remove_device(self._netlink, device)
+            removed.append(f"device {device.name}")
+        return Changes(removed=tuple(removed))
+
+    async def dropped(self) -> dict[AddressFamily, int]:
+        """Packets that came out of the carrier and were not admitted, since the devices were made."""
+        devices = await find_devices(self._netlink)
+        return {family: await self._ingress(device).dropped() for family, device in devices.items()}
+
+    def _ingress(self, device: Device) -> Ingress:
+        return Ingress(self._netlink, device.family, device.index)
+
+    def _route(self, carrier: Carrier, index: int) -> TunnelRoute:
+        table = self._settings.control_table if carrier.control_only else self._settings.table
+        return TunnelRoute(table, carrier.remote, carrier.outer_local, carrier.outer_remote, index)
+
+    def _rule(self, carrier: Carrier) -> Rule:
+        settings = self._settings
+        if carrier.control_only:
+            return Rule(
+                carrier.local,
+                carrier.remote,
+                settings.control_table,
+                settings.control_priority,
+                settings.control_mark,
+            )
+        return Rule(carrier.local, carrier.remote, settings.table, settings.data_priority)
+
+
+def check(carriers: Collection[Carrier]) -> None:
+    """Raise ValueError when carriers contradict each other.
+
+    That is: one remote address with different outer addresses (the route is per remote address; control only ones
+    have a table of their own), or a carrier inside a carrier, which could be a loop (RFC 6275 §15.1).
+    """
+    outer: dict[tuple[IPAddress, bool], Carrier] = {}
+    for carrier in carriers:
+        other = outer.setdefault((carrier.remote, carrier.control_only), carrier)
+        if (other.outer_local, other.outer_remote) != (carrier.outer_local, carrier.outer_remote):
+            raise ValueError(f"{carrier} contradicts {other}: packets to one remote address need one outer pair")
+    data = {(c.local, c.remote) for c in carriers if not c.control_only}
+    control = {(c.local, c.remote) for c in carriers if c.control_only}
+    for carrier in carriers:
+        # A marked packet takes the control carrier where there is one, else the data carrier.
+        forbidden = data | control if carrier.control_only or (carrier.local, carrier.remote) not in control else data
+        if (carrier.outer_local, carrier.outer_remote) in forbidden:
+            raise ValueError(f"{carrier}: its outer packets would be carried themselves")
+
+
+def _of_family(family: AddressFamily, admitted: Iterable[Admitted]) -> list[Admitted]:
+    return [pair for pair in admitted if family_of(pair.local) == family]
