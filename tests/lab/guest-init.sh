@@ -40,14 +40,15 @@ umount /mnt
 
 # The kernel's modules are not where modprobe looks, and the kernel itself calls modprobe for some.
 version=$(uname -r)
-mkdir -p /run/modules/lib/modules /run/bin
-ln -s "/usr/lib/uml/modules/$version" "/run/modules/lib/modules/$version"
-printf '#!/bin/sh\nexec /sbin/modprobe -d /run/modules "$@"\n' >/run/bin/modprobe
-chmod +x /run/bin/modprobe
-export PATH="/run/bin:$PATH"
-echo /run/bin/modprobe >/proc/sys/kernel/modprobe
+guest=/tmp/guest
+mkdir -p $guest/lib/modules $guest/bin
+ln -s "/usr/lib/uml/modules/$version" "$guest/lib/modules/$version"
+printf '#!/bin/sh\nexec /sbin/modprobe -d /tmp/guest "$@"\n' >$guest/bin/modprobe
+chmod +x $guest/bin/modprobe
+export PATH="$guest/bin:$PATH"
+echo $guest/bin/modprobe >/proc/sys/kernel/modprobe
 for module in af_packet veth dummy ipip ip6_tunnel esp4 esp6 xfrm_user gcm ccm seqiv echainiv authenc hmac \
-    sch_netem sch_ingress cls_matchall cls_flower cls_u32 act_skbedit act_gact tcp_diag udp_diag; do
+    bridge sch_netem sch_ingress cls_matchall cls_flower cls_u32 act_skbedit act_gact tcp_diag udp_diag; do
     modprobe "$module" || { echo "guest kernel $version: module $module does not load" >&2; finish 97; }
 done
 modprobe -q -a xfrm4_tunnel xfrm6_tunnel act_mirred cls_fw raw_diag netlink_diag authencesn cmac

@@ -10,6 +10,7 @@ _TRIALS = {
     " aead 'rfc4106(gcm(aes))' 0x0102030405060708090a0b0c0d0e0f1011121314 128",
     "IP-in-IP": "ip link add probe4 type ipip external",
     "IPv6-in-IPv6": "ip link add probe6 type ip6tnl external",
+    "bridge": "ip link add probe2 type bridge",
     "veth": "ip link add probe0 type veth peer name probe1",
     "netem": "tc qdisc add dev lo root netem delay 1ms",
     "clsact": "tc qdisc add dev lo clsact",

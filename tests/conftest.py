@@ -1,0 +1,80 @@
+"""Fixtures of all tests. The lab itself is in tests/lab."""
+
+import os
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from lab.addressing import Family
+from lab.topology import Lab
+from lab.zygote import Zygote
+
+LABS = pytest.StashKey[list[Lab]]()
+FAILED = pytest.StashKey[bool]()
+
+
+@pytest.fixture(scope="session")
+def run_seed() -> int:
+    """The seed of this run: SWANROAM_SEED, or a new one."""
+    return int(os.environ.get("SWANROAM_SEED") or int.from_bytes(os.urandom(4)))
+
+
+@pytest.fixture
+def seed(run_seed: int, request: pytest.FixtureRequest) -> int:
+    """For a test's random choices. A failing test shows it; SWANROAM_SEED=… repeats them."""
+    print(f"{request.node.nodeid}: SWANROAM_SEED={run_seed}")
+    return run_seed
+
+
+@pytest.fixture(params=[Family.IPV4, Family.IPV6], ids=["ipv4", "ipv6"])
+def family(request: pytest.FixtureRequest) -> Family:
+    """Which addresses IPsec and traffic use; a test that asks for it runs with both."""
+    chosen: Family = request.param
+    return chosen
+
+
+@pytest.fixture(scope="session")
+def zygote() -> Iterator[Zygote]:
+    """What starts swanroam, imported once for all tests."""
+    process = Zygote()
+    yield process
+    process.close()
+
+
+@pytest.fixture
+def make_lab(request: pytest.FixtureRequest, seed: int, zygote: Zygote) -> Iterator[Callable[..., Lab]]:
+    """Makes labs with any of `Lab`'s options; they go away after the test. Their charons are not started."""
+    labs: list[Lab] = []
+    request.node.stash[LABS] = labs
+
+    def make(**options: object) -> Lab:
+        lab = Lab(**{"seed": seed, "zygote": zygote, **options})
+        labs.append(lab)
+        return lab
+
+    yield make
+    for lab in labs:
+        if request.node.stash.get(FAILED, False):
+            lab.save_artifacts(request.node.name)
+        lab.close()
+
+
+@pytest.fixture
+def lab(make_lab: Callable[..., Lab], family: Family) -> Lab:
+    """One mobile host, one correspondent, charons up, CHILD_SAs established; for both address families."""
+    made = make_lab(family=family)
+    made.start()
+    return made
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Iterator[None]:  # the report passes through
+    report = yield
+    if report.failed:
+        item.stash[FAILED] = True
+        for lab in item.stash.get(LABS, []):
+            if not lab.closed:
+                report.sections.append(("how things stood in the lab", lab.dump()))
+    return report
