@@ -143,12 +143,12 @@ def _refuse_stranger(link: Any, family: AddressFamily) -> None:
         )
 
 
-async def create_device(netlink: RouteSocket, family: AddressFamily) -> Device:
+async def create_device(netlink: RouteSocket, family: AddressFamily, name: str | None = None) -> Device:
     """Make our device of this family and set its kernel parameters; it stays down, nothing can come in yet.
 
-    Raises CarrierDeviceError with what is missing.
+    `name` is another one for trials. Raises CarrierDeviceError with what is missing.
     """
-    name, kind = DEVICE_NAMES[family], _KINDS[family]
+    name, kind = name or DEVICE_NAMES[family], _KINDS[family]
     data: list[tuple[str, object]]
     if family == AF_INET:
         data = [("IFLA_IPIP_COLLECT_METADATA", True)]

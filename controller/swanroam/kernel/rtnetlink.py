@@ -44,7 +44,8 @@ _GONE: Final = frozenset({errno.ENOENT, errno.ESRCH, errno.EADDRNOTAVAIL, errno.
 class RouteSocketError(Exception):
     """The kernel refused a change or a question about links, addresses, routes, rules or filters.
 
-    Attributes: `errno` (positive, errno.h), `operation` ("add route 192.0.2.1/32 …"), `remedy` (may be empty).
+    Attributes: `errno` (positive, errno.h), `operation` ("add route 192.0.2.1/32 …"), `remedy` (may be empty),
+    `reason` (the message without the remedy).
     """
 
     def __init__(self, number: int, operation: str, text: str = "", remedy: str = "") -> None:
@@ -53,7 +54,8 @@ class RouteSocketError(Exception):
         self.remedy = remedy
         why = os.strerror(number) + (f": {text}" if text and text != os.strerror(number) else "")
         name = errno.errorcode.get(number, str(number))
-        super().__init__(f"cannot {operation}: {why} [{name}]" + (f"; {remedy}" if remedy else ""))
+        self.reason = f"cannot {operation}: {why} [{name}]"
+        super().__init__(self.reason + (f"; {remedy}" if remedy else ""))
 
 
 def family_of(address: IPAddress) -> AddressFamily:

@@ -1,0 +1,316 @@
+"""Can this kernel, in this network namespace and with these privileges, do what swanroam needs?
+
+Everything is found out by trying, with documentation addresses (RFC 5737, RFC 3849) and on a device made for the trial,
+and nothing is left. The trials disturb nothing, also beside a running daemon: where its devices exist already, they
+prove what would have been tried.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import secrets
+from collections.abc import Callable, Collection, Coroutine, Iterable
+from dataclasses import dataclass
+from enum import Enum
+from functools import partial
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+from socket import AF_INET, AF_INET6, AddressFamily
+from typing import Any, Final
+
+from swanroam.kernel.carrier import CarrierSettings
+from swanroam.kernel.carrier_devices import (
+    DEVICE_NAMES,
+    FALLBACK_DEVICES,
+    CarrierDeviceError,
+    Device,
+    create_device,
+    fallback_devices_up,
+    find_devices,
+    read_parameter,
+    remove_device,
+    set_up,
+)
+from swanroam.kernel.carrier_routes import Rule, TunnelRoute
+from swanroam.kernel.ingress import Admitted, Ingress
+from swanroam.kernel.rtnetlink import IPAddress, RouteSocket, RouteSocketError
+from swanroam.kernel.xfrm.algorithms import AeadAlgorithm, KeyMaterial
+from swanroam.kernel.xfrm.association import SecurityAssociation
+from swanroam.kernel.xfrm.errors import XfrmError, XfrmExists, XfrmPermission
+from swanroam.kernel.xfrm.migrate import probe_migrate
+from swanroam.kernel.xfrm.selectors import Selector
+from swanroam.kernel.xfrm.socket import XfrmSocket
+from swanroam.kernel.xfrm.states import add_state, delete_state
+
+_CAP_NET_ADMIN: Final = 12
+_TRIAL_NAMES: Final = {AF_INET: "swanroam4try", AF_INET6: "swanroam6try"}
+_TRIAL_ADDRESSES: Final[dict[AddressFamily, tuple[IPAddress, IPAddress]]] = {
+    AF_INET: (IPv4Address("192.0.2.1"), IPv4Address("192.0.2.2")),
+    AF_INET6: (IPv6Address("2001:db8::1"), IPv6Address("2001:db8::2")),
+}
+_KERNEL_PACKAGE: Final = "apt install linux-image-amd64 (cloud and container kernels leave it out)"
+_TC_OPTIONS: Final = "CONFIG_NET_SCH_INGRESS, NET_CLS_FLOWER, NET_CLS_MATCHALL, NET_ACT_GACT and NET_ACT_SKBEDIT"
+
+
+class Severity(Enum):
+    """How bad it is."""
+
+    OK = "ok"
+    NOTICE = "notice"
+    """Works; in some networks something would be better."""
+    WARNING = "warning"
+    """Works, but not everything, or less securely."""
+    FAILURE = "failure"
+    """Handovers do not work."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at. `remedy` is empty when there is nothing to do."""
+
+    check: str
+    severity: Severity
+    what: str
+    remedy: str = ""
+
+
+def _ok(check: str, what: str) -> Finding:
+    return Finding(check, Severity.OK, what)
+
+
+async def preflight(
+    families: Collection[AddressFamily] = (AF_INET, AF_INET6), settings: CarrierSettings | None = None
+) -> list[Finding]:
+    """Look at everything that the carrier, the filters and the control channel need in these families.
+
+    Raises nothing but what a programming error raises: what does not work is a finding.
+    """
+    if not has_net_admin():
+        return [
+            Finding(
+                "privilege",
+                Severity.FAILURE,
+                "this process lacks CAP_NET_ADMIN, so nothing else could be tried",
+                "run it as root, or give it the capability: AmbientCapabilities=CAP_NET_ADMIN",
+            )
+        ]
+    findings = [_ok("privilege", "CAP_NET_ADMIN is there")]
+    findings += await _guarded("IPsec", partial(_ipsec, families))
+    async with RouteSocket() as netlink:
+        for family in families:
+            findings += await _guarded(
+                _carrier_check(family), partial(_carrier, netlink, family, settings or CarrierSettings())
+            )
+        findings += await _guarded("fallback tunnels", partial(_fallback_tunnels, netlink))
+    if AF_INET in families:
+        findings += _reverse_path_filter()
+        findings += _address_resolution()
+    findings += _control_channel()
+    return findings
+
+
+def has_net_admin() -> bool:
+    """Whether CAP_NET_ADMIN is effective in this process's user namespace (proc(5): CapEff)."""
+    for line in Path("/proc/thread-self/status").read_text(encoding="ascii", errors="replace").splitlines():
+        if line.startswith("CapEff:"):
+            return bool(int(line.split()[1], 16) >> _CAP_NET_ADMIN & 1)
+    return False
+
+
+async def _guarded(check: str, trial: Callable[[], Coroutine[Any, Any, list[Finding]]]) -> list[Finding]:
+    """A refusal that a trial did not expect is a finding, too."""
+    try:
+        return await trial()
+    except (RouteSocketError, XfrmError) as error:
+        return [Finding(check, Severity.FAILURE, str(error), "see the message; the kernel's log may say more")]
+
+
+async def _ipsec(families: Iterable[AddressFamily]) -> list[Finding]:
+    findings = []
+    async with XfrmSocket() as xfrm:
+        for family in families:
+            findings.append(await _esp(xfrm, family))
+        try:
+            await probe_migrate(xfrm)
+        except XfrmPermission:
+            raise
+        except XfrmError as error:
+            findings.append(
+                Finding("XFRM_MSG_MIGRATE", Severity.WARNING, str(error), "use method renegotiate, the default")
+            )
+        else:
+            findings.append(_ok("XFRM_MSG_MIGRATE", "the kernel migrates policies and SAs"))
+    return findings
+
+
+async def _esp(xfrm: XfrmSocket, family: AddressFamily) -> Finding:
+    """Add an SA between documentation addresses with a random key, and delete it."""
+    number = 4 if family == AF_INET else 6
+    check = f"ESP for IPv{number}"
+    source, destination = _TRIAL_ADDRESSES[family]
+    association = SecurityAssociation(
+        Selector.between(source, destination),
+        source,
+        destination,
+        spi=0x100 + secrets.randbelow(0x7FFFFFFF),
+        aead=AeadAlgorithm("rfc4106(gcm(aes))", 160, 128, KeyMaterial(secrets.token_bytes(20))),
+    )
+    try:
+        await add_state(xfrm, association)
+    except XfrmExists:
+        return _ok(check, "SAs can be made")  # the SPI was in use: one was
+    except XfrmError as error:
+        if error.errno != errno.EPROTONOSUPPORT and error.errno != errno.ENOSYS:
+            raise
+        option = "CONFIG_INET_ESP" if number == 4 else "CONFIG_INET6_ESP"
+        return Finding(
+            check,
+            Severity.FAILURE,
+            f"the kernel has no ESP for IPv{number}, or no AES-GCM: {error.text or os.strerror(error.errno)}",
+            f"modprobe esp{number}; without the module the kernel was built without {option}: {_KERNEL_PACKAGE}",
+        )
+    await delete_state(xfrm, association.id)
+    return _ok(check, "SAs can be made")
+
+
+def _carrier_check(family: AddressFamily) -> str:
+    return "IPv4-in-IPv4 carrier" if family == AF_INET else "IPv6-in-IPv6 carrier"
+
+
+async def _carrier(netlink: RouteSocket, family: AddressFamily, settings: CarrierSettings) -> list[Finding]:
+    """Make a carrier device of another name with all that stands on it, and remove it."""
+    check = _carrier_check(family)
+    try:
+        existing = (await find_devices(netlink)).get(family)
+        if existing is not None:
+            return [_ok(check, f"device {existing.name} is there")]
+        await _remove_trial_device(netlink, family)  # of a trial that was killed
+        device = await create_device(netlink, family, _TRIAL_NAMES[family])
+        findings = [_ok(check, f"a device like {DEVICE_NAMES[family]} can be made")]
+        findings.append(await _ingress_filter(netlink, device))
+        if findings[-1].severity is Severity.OK:
+            findings.append(await _routing(netlink, device, settings))
+    except CarrierDeviceError as error:
+        remedy = error.remedy
+        if error.errno == errno.EOPNOTSUPP:
+            remedy += f"; without the module: {_KERNEL_PACKAGE}"
+        return [Finding(check, Severity.FAILURE, error.reason, remedy)]
+    finally:
+        await asyncio.shield(_remove_trial_device(netlink, family))
+    return findings
+
+
+async def _remove_trial_device(netlink: RouteSocket, family: AddressFamily) -> None:
+    index = await netlink.interface_index(_TRIAL_NAMES[family])
+    if index is not None:
+        await remove_device(netlink, Device(family, index, up=False))
+
+
+async def _ingress_filter(netlink: RouteSocket, device: Device) -> Finding:
+    check = f"{_carrier_check(device.family)}: ingress filter"
+    remote, local = _TRIAL_ADDRESSES[device.family]
+    ingress = Ingress(netlink, device.family, device.index)
+    try:
+        await ingress.close()
+        await ingress.admit([Admitted(remote, local, clear_inner=True, mark=1)])
+    except RouteSocketError as error:
+        modules = "modprobe -a sch_ingress cls_flower cls_matchall act_gact act_skbedit"
+        return Finding(check, Severity.FAILURE, str(error), f"{modules} (the kernel needs {_TC_OPTIONS})")
+    return _ok(check, "clsact, flower, matchall, gact and skbedit work")
+
+
+async def _routing(netlink: RouteSocket, device: Device, settings: CarrierSettings) -> Finding:
+    """An encapsulating route and a rule, in the tables and at the priority that will be used."""
+    check = f"{_carrier_check(device.family)}: routing"
+    remote, local = _TRIAL_ADDRESSES[device.family]
+    route = TunnelRoute(settings.table, remote, local, remote, device.index)
+    rule = Rule(local, remote, settings.table, settings.data_priority, settings.control_mark)
+    try:
+        await set_up(netlink, device)
+        await route.add(netlink)
+        await rule.add(netlink)
+    except RouteSocketError as error:
+        options = "CONFIG_LWTUNNEL, CONFIG_IP_MULTIPLE_TABLES and CONFIG_IPV6_MULTIPLE_TABLES"
+        return Finding(check, Severity.FAILURE, str(error), f"the kernel needs {options}: {_KERNEL_PACKAGE}")
+    finally:
+        await asyncio.shield(rule.remove(netlink))
+    return _ok(check, "encapsulating routes and rules work")
+
+
+async def _fallback_tunnels(netlink: RouteSocket) -> list[Finding]:
+    check = "fallback tunnels"
+    up = await fallback_devices_up(netlink)
+    return [
+        Finding(
+            check,
+            Severity.WARNING,
+            f"{name} is up: it decapsulates IP-in-IP from everybody, and nothing of swanroam filters it",
+            f"unless something on this host needs it: ip link set {name} down",
+        )
+        for name in up
+    ] or [_ok(check, f"none of {', '.join(FALLBACK_DEVICES)} is up")]
+
+
+def _reverse_path_filter() -> list[Finding]:
+    """conf/all counts for every device, the larger value wins (ip-sysctl: rp_filter)."""
+    check = "rp_filter"
+    everywhere = read_parameter("/proc/sys/net/ipv4/conf/all/rp_filter") or 0
+    findings: list[Finding] = []
+    if everywhere:
+        findings.append(
+            Finding(
+                check,
+                Severity.FAILURE,
+                f"net.ipv4.conf.all.rp_filter is {everywhere} and counts for the carrier device, too: what comes out "
+                "of the carrier before this host sends into it is dropped",
+                "sysctl net.ipv4.conf.all.rp_filter=0, with 2 for the other interfaces: "
+                "sysctl net.ipv4.conf.default.rp_filter=2, and net.ipv4.conf.<interface>.rp_filter=2",
+            )
+        )
+    strict = [
+        path.parent.name
+        for path in sorted(Path("/proc/sys/net/ipv4/conf").glob("*/rp_filter"))
+        if path.parent.name not in ("all", "default", "lo", *DEVICE_NAMES.values())
+        and max(everywhere, read_parameter(str(path)) or 0) == 1
+    ]
+    if strict:
+        findings.append(
+            Finding(
+                check,
+                Severity.NOTICE,
+                f"rp_filter is strict on {', '.join(strict)}: while both addresses are there, packets that still come "
+                "to the old one natively are dropped, because the way back leads through the carrier",
+                "loose mode does not have this: " + " ".join(f"net.ipv4.conf.{name}.rp_filter=2" for name in strict),
+            )
+        )
+    return findings or [_ok(check, "loose or off")]
+
+
+def _address_resolution() -> list[Finding]:
+    """An old address is still local, so this host answers ARP for it, where it may belong to somebody else."""
+    check = "arp_ignore"
+    if read_parameter("/proc/sys/net/ipv4/conf/all/arp_ignore"):
+        return [_ok(check, "ARP is answered for an interface's own addresses only")]
+    return [
+        Finding(
+            check,
+            Severity.NOTICE,
+            "net.ipv4.conf.all.arp_ignore is 0: for as long as an old address is in use, this host answers ARP for it "
+            "in the new network as well, where private addresses may belong to another host",
+            "sysctl net.ipv4.conf.all.arp_ignore=1",
+        )
+    ]
+
+
+def _control_channel() -> list[Finding]:
+    check = "IPv6 for the control channel"
+    match read_parameter("/proc/sys/net/ipv6/conf/lo/disable_ipv6"):
+        case 0:
+            return [_ok(check, "IPv6 is on on lo")]
+        case None:
+            what, remedy = "the kernel runs without IPv6", "boot without ipv6.disable=1 (the kernel needs CONFIG_IPV6)"
+        case _:
+            what, remedy = "IPv6 is off on lo", "sysctl net.ipv6.conf.lo.disable_ipv6=0"
+    return [Finding(check, Severity.FAILURE, f"{what}: the inner addresses are IPv6, whatever the outer are", remedy)]
