@@ -47,3 +47,12 @@ def ip(*lines: str) -> str:
     done = subprocess.run(argv, input=batch, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{lines}: {done.stderr}"
     return done.stdout
+
+
+async def until_local(*addresses: object) -> None:
+    """Wait until packets to these addresses of ours are delivered here. A new IPv6 address gets its local route a
+    moment later than its prefix route, from a work queue of the kernel."""
+    for address in addresses:
+        argv = ["ip", "route", "get", str(address)]
+        while not subprocess.run(argv, capture_output=True, text=True, check=False).stdout.startswith("local"):
+            await asyncio.sleep(0.005)

@@ -1,0 +1,321 @@
+"""Sockets as the running kernel lists them, and the processes that own them."""
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+from contextlib import ExitStack
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+
+from kernel.fresh_namespace import in_fresh_namespace, ip, until_local
+from swanroam.kernel import sockets as sockets_module
+from swanroam.kernel.sockets import (
+    IPAddress,
+    Owner,
+    SocketDiagError,
+    SocketInUse,
+    SocketProtocol,
+    SocketState,
+    owners,
+    sockets_on,
+)
+
+pytestmark = pytest.mark.kernel
+
+A = ip_address("192.0.2.1")
+B = ip_address("192.0.2.2")
+A6 = ip_address("2001:db8::1")
+B6 = ip_address("2001:db8::2")
+
+
+async def two_addresses() -> None:
+    """Give the namespace A, B, A6 and B6."""
+    ip(
+        "address add 192.0.2.1/32 dev lo",
+        "address add 192.0.2.2/32 dev lo",
+        "address add 2001:db8::1/128 dev lo nodad",
+        "address add 2001:db8::2/128 dev lo nodad",
+    )
+    await until_local(A, B, A6, B6)
+
+
+class Sockets(ExitStack):
+    """Opens sockets, and closes them at the end."""
+
+    def tcp_pair(self, local: str, remote: str, port: int = 7000) -> tuple[socket.socket, socket.socket]:
+        """A connection from `local` to `remote`: the connecting and the accepted end; the listener is closed."""
+        family = socket.AF_INET6 if ":" in remote else socket.AF_INET
+        with socket.create_server((remote, port), family=family) as listener:
+            client = self.enter_context(socket.create_connection((remote, port), source_address=(local, 0)))
+            server = self.enter_context(listener.accept()[0])
+        return client, server
+
+    def udp(self, local: str, port: int, remote: tuple[str, int] | None = None) -> socket.socket:
+        family = socket.AF_INET6 if ":" in local else socket.AF_INET
+        sock = self.enter_context(socket.socket(family, socket.SOCK_DGRAM))
+        sock.bind((local, port))
+        if remote:
+            sock.connect(remote)
+        return sock
+
+
+def inode_of(sock: socket.socket) -> int:
+    return os.fstat(sock.fileno()).st_ino
+
+
+@pytest.mark.parametrize(("local", "remote"), [(A, B), (A6, B6)])
+def test_connection_is_found_by_either_address_or_both(local: IPAddress, remote: IPAddress) -> None:
+    async def run() -> None:
+        await two_addresses()
+        with Sockets() as opened:
+            client, server = opened.tcp_pair(str(local), str(remote))
+            port = client.getsockname()[1]
+            ours = SocketInUse(
+                SocketProtocol.TCP,
+                SocketState.ESTABLISHED,
+                client.family,
+                local,
+                port,
+                remote,
+                7000,
+                interface=0,
+                inode=inode_of(client),
+                uid=0,
+            )
+            theirs = SocketInUse(
+                SocketProtocol.TCP,
+                SocketState.ESTABLISHED,
+                client.family,
+                remote,
+                7000,
+                local,
+                port,
+                interface=0,
+                inode=inode_of(server),
+                uid=0,
+            )
+            assert await sockets_on(local) == (ours,)
+            assert await sockets_on(remote=remote) == (ours,)
+            assert await sockets_on(local, remote) == (ours,)
+            assert await sockets_on(remote, local) == (theirs,)
+            assert await sockets_on(local, local) == ()
+            assert set(await sockets_on()) == {ours, theirs}
+            assert ours.connected
+            assert not ours.listening
+            assert not ours.lingering
+
+    in_fresh_namespace(run)
+
+
+def test_ipv4_connection_of_an_ipv6_socket_is_found_by_its_ipv4_address() -> None:
+    async def run() -> None:
+        await two_addresses()
+        with ExitStack() as stack:
+            listener = stack.enter_context(
+                socket.create_server(("::", 7000), family=socket.AF_INET6, dualstack_ipv6=True)
+            )
+            client = stack.enter_context(socket.create_connection(("192.0.2.2", 7000), source_address=("192.0.2.1", 0)))
+            server = stack.enter_context(listener.accept()[0])
+            (found,) = await sockets_on(B, A)
+            assert (found.family, found.local, found.local_port) == (socket.AF_INET6, B, 7000)
+            assert (found.remote, found.inode) == (A, inode_of(server))
+            (found,) = await sockets_on(A)
+            assert (found.family, found.inode) == (socket.AF_INET, inode_of(client))
+
+    in_fresh_namespace(run)
+
+
+def test_listener_on_the_address_is_found_and_flagged_one_on_all_addresses_is_not_found() -> None:
+    async def run() -> None:
+        await two_addresses()
+        with (
+            socket.create_server(("192.0.2.1", 7000)) as named,
+            socket.create_server(("0.0.0.0", 7001)),
+            socket.create_server(("::", 7002), family=socket.AF_INET6, dualstack_ipv6=True),
+        ):
+            (found,) = await sockets_on(A)
+            assert found.listening
+            assert not found.connected
+            assert (found.local_port, found.inode) == (7000, inode_of(named))
+            assert {entry.local_port for entry in await sockets_on() if entry.listening} == {7000, 7001, 7002}
+            assert [entry.local_port for entry in await sockets_on(ip_address("0.0.0.0"))] == [7001]
+
+    in_fresh_namespace(run)
+
+
+def test_udp_sockets_are_found_connected_or_not() -> None:
+    async def run() -> None:
+        await two_addresses()
+        with Sockets() as opened:
+            opened.udp("192.0.2.1", 5000)
+            opened.udp("192.0.2.1", 5001, ("192.0.2.2", 9))
+            opened.udp("::ffff:192.0.2.1", 5002)
+            opened.udp("0.0.0.0", 5003)
+            opened.udp("2001:db8::1", 5004, ("2001:db8::2", 9))
+
+            found = await sockets_on(A)
+            assert [(entry.protocol, entry.local_port, entry.state, entry.connected) for entry in found] == [
+                (SocketProtocol.UDP, 5000, SocketState.CLOSE, False),
+                (SocketProtocol.UDP, 5001, SocketState.ESTABLISHED, True),
+                (SocketProtocol.UDP, 5002, SocketState.CLOSE, False),
+            ]
+            assert [entry.local_port for entry in await sockets_on(A6)] == [5004]
+            assert [entry.local_port for entry in await sockets_on(remote=B6)] == [5004]
+
+    in_fresh_namespace(run)
+
+
+def test_unbound_udp_socket_that_is_connected_uses_the_address_that_the_kernel_gave_it() -> None:
+    async def run() -> None:
+        await two_addresses()
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.connect(("192.0.2.2", 9))
+            local = ip_address(sock.getsockname()[0])
+            assert [entry.inode for entry in await sockets_on(local)] == [inode_of(sock)]
+
+    in_fresh_namespace(run)
+
+
+def test_finished_connection_is_flagged_as_lingering() -> None:
+    async def run() -> None:
+        await two_addresses()
+        with Sockets() as opened:
+            client, server = opened.tcp_pair("192.0.2.1", "192.0.2.2")
+            client.close()
+            assert server.recv(1) == b""
+            server.close()
+        found = await sockets_on(A)
+        assert [(entry.state, entry.lingering, entry.inode) for entry in found] == [(SocketState.TIME_WAIT, True, 0)]
+
+    in_fresh_namespace(run)
+
+
+def test_half_closed_connection_that_still_has_an_owner_is_in_use() -> None:
+    async def run() -> None:
+        await two_addresses()
+        with Sockets() as opened:
+            client, server = opened.tcp_pair("192.0.2.1", "192.0.2.2")
+            client.shutdown(socket.SHUT_WR)
+            assert server.recv(1) == b""
+            # What comes back acknowledges the end
+            server.send(b"x")
+            assert client.recv(1) == b"x"
+            (found,) = await sockets_on(A)
+            assert found.state is SocketState.FIN_WAIT2
+            assert not found.lingering
+
+            # Closed: the kernel keeps it for a while, nobody can use it any more
+            client.close()
+            (found,) = await sockets_on(A)
+            assert found.lingering
+
+    in_fresh_namespace(run)
+
+
+def test_connection_that_is_being_made_is_found() -> None:
+    async def run() -> None:
+        await two_addresses()
+        ip(
+            "link add name net-a type veth peer name net-z",
+            "link set net-a up",
+            "link set net-z up",
+            "route add 198.51.100.0/24 dev net-a src 192.0.2.1",
+        )
+        with socket.socket() as sock:
+            sock.setblocking(False)
+            sock.bind(("192.0.2.1", 0))
+            assert sock.connect_ex(("198.51.100.9", 80)) != 0
+            (found,) = await sockets_on(A)
+            assert found.state is SocketState.SYN_SENT
+            assert found.remote == ip_address("198.51.100.9")
+
+    in_fresh_namespace(run)
+
+
+def test_thousands_of_sockets_do_not_hide_the_one() -> None:
+    async def run() -> None:
+        await two_addresses()
+        with Sockets() as opened:
+            for port in range(10000, 10700):
+                opened.udp("192.0.2.2", port)
+            wanted = opened.udp("192.0.2.1", 5000)
+            assert [entry.inode for entry in await sockets_on(A)] == [inode_of(wanted)]
+            assert len(await sockets_on(B)) == 700
+            assert len(await sockets_on()) == 701
+
+    in_fresh_namespace(run)
+
+
+def test_reading_leaves_no_descriptor_behind() -> None:
+    async def run() -> None:
+        before = len(list(Path("/proc/self/fd").iterdir()))
+        await sockets_on()
+        await sockets_on(A)
+        assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+    in_fresh_namespace(run)
+
+
+def test_kernel_without_the_module_is_named_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> None:
+        def request(family: int, protocol: SocketProtocol, condition: bytes) -> bytes:
+            packed = real(family, protocol, condition)
+            return packed[:1] + bytes([253]) + packed[2:]  # RFC 3692: a protocol that no kernel has
+
+        real = sockets_module._request
+        monkeypatch.setattr(sockets_module, "_request", request)
+        with pytest.raises(SocketDiagError, match=r"refuses to list its sockets: .*; load them with 'modprobe"):
+            await sockets_on()
+
+    in_fresh_namespace(run)
+
+
+def test_owners_are_all_processes_that_have_the_socket_open() -> None:
+    async def run() -> None:
+        await two_addresses()
+        with Sockets() as opened:
+            sock = opened.udp("192.0.2.1", 5000)
+            other = opened.udp("192.0.2.1", 5001)
+            child = subprocess.Popen(
+                [sys.executable, "-c", "import sys; print('up', flush=True); sys.stdin.read()"],
+                pass_fds=[sock.fileno()],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+            )
+            try:
+                assert child.stdout is not None
+                assert child.stdout.readline() == b"up\n"
+                found = await owners([inode_of(sock), inode_of(other), 0, 4294967295])
+                own = Owner(os.getpid(), Path("/proc/self/comm").read_text().rstrip("\n"))
+                theirs = Owner(child.pid, Path(f"/proc/{child.pid}/comm").read_text().rstrip("\n"))
+                assert found == {
+                    inode_of(sock): tuple(sorted((own, theirs), key=lambda owner: owner.pid)),
+                    inode_of(other): (own,),
+                }
+            finally:
+                child.communicate()
+
+    in_fresh_namespace(run)
+
+
+def test_owners_of_nothing_reads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sockets_module, "_scan_processes", None)
+    assert asyncio.run(owners([0])) == {}
+
+
+def test_processes_that_vanish_or_forbid_it_are_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "1" / "fd").mkdir(parents=True)
+    (tmp_path / "1" / "fd" / "3").symlink_to("socket:[77]")
+    (tmp_path / "1" / "comm").write_text("init\n")
+    (tmp_path / "2").mkdir()  # gone: no fd
+    (tmp_path / "3" / "fd").mkdir(parents=True)
+    (tmp_path / "3" / "fd" / "0").write_text("")  # no link
+    (tmp_path / "4" / "fd").mkdir(parents=True)
+    (tmp_path / "4" / "fd" / "9").symlink_to("socket:[77]")  # gone before its name was read
+    (tmp_path / "self").mkdir()
+
+    assert sockets_module._scan_processes(frozenset({77}), tmp_path) == {77: (Owner(1, "init"),)}
