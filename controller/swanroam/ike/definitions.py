@@ -20,16 +20,23 @@ from pathlib import Path
 from vici.protocol import Packet
 
 from swanroam.ike.associations import Mode
-from swanroam.ike.messages import MAX_PACKET, RawMessage, RawValue, ViciInput, ViciProtocolError, decode_raw, encode
+from swanroam.ike.messages import (
+    MAX_PACKET,
+    RawMessage,
+    RawValue,
+    ViciInput,
+    ViciProtocolError,
+    decode_raw,
+    encode,
+)
 from swanroam.ike.selectors import IPAddress, TrafficSelector
 
 _HEADER = struct.Struct("!I")
 _WILDCARDS = frozenset("*%")
 
 
-class DefinitionError(Exception):
-    """The administrator's connections cannot be read, or are not fit for what is asked; the message says what
-    to do."""
+class DefinitionError(IkeError):
+    """The administrator's connections cannot be read, or are not fit for what is asked."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,11 @@ RawMessage: TypeAlias = dict[str, RawValue]
 """A message as it is on the wire, values undecoded."""
 
 
-class ViciError(Exception):
+class IkeError(Exception):
+    """Base of what anything in this package raises; the message says what happened, to what, and what to do."""
+
+
+class ViciError(IkeError):
     """Base of everything that can go wrong between charon and us."""
 
 

@@ -1,0 +1,349 @@
+"""Make before break on two real charons: a second IKE_SA for a new address pair beside the old one.
+
+The mobile host is in two networks at once here, so both paths work and only IKE is looked at:
+
+    mobile                                            correspondent
+      net-a  ══ IKE_SA peer-correspondent ════════════  net-d
+      net-b  ══ IKE_SA peer-correspondent~b~d ════════  net-d
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from ipaddress import ip_address
+
+import pytest
+
+from lab.addressing import Family, IPAddress
+from lab.topology import Lab
+from lab.zygote import Zygote
+from swanroam.ike.associations import ChildState, IkeSa, Mode, list_ike_sas
+from swanroam.ike.clones import clone_name
+from swanroam.ike.definitions import read_definitions
+from swanroam.ike.expectations import Direction
+from swanroam.ike.messages import IkeError
+from swanroam.ike.renegotiate import FilterError, PeerReplacedError, Renegotiate
+from swanroam.ike.vici import ViciClient
+
+pytestmark = pytest.mark.lab
+
+CONNECTION = "peer-correspondent"
+BOTH = frozenset({"data", "swanroam"})
+
+
+class Parties:
+    """The method on the mobile host, and what both charons say."""
+
+    def __init__(self, lab: Lab, *, time_limit: float = 10.0) -> None:
+        self.lab = lab
+        self.old, self.new = lab.mobile.address_in("net-a"), lab.mobile.address_in("net-b")
+        self.peer = lab.correspondent.address
+        self.identity = lab.correspondent.identity
+        self.mobile = ViciClient(lab.mobile.charon.socket)
+        self.correspondent = ViciClient(lab.correspondent.charon.socket)
+        definitions = partial(read_definitions, environment=lab.mobile.charon.environment)
+        self.method = Renegotiate(self.mobile, definitions, time_limit=time_limit)
+
+    async def establish(self, local: IPAddress | None = None) -> IkeSa:
+        return await self.method.establish(CONNECTION, self.identity, local or self.new, self.peer, BOTH)
+
+    async def find(self) -> tuple[IkeSa, ...]:
+        return await self.method.find(CONNECTION, self.identity)
+
+    async def connections(self) -> object:
+        return (await self.mobile.request("get-conns"))["conns"]
+
+    def pings(self, source: IPAddress, destination: IPAddress) -> bool:
+        arguments = ["ping", "-n", "-c", "3", "-i", "0.2", "-W", "2", "-I", str(source), str(destination)]
+        return self.lab.mobile.run(arguments, check=False).returncode == 0
+
+    def all_ping(self, *sources: IPAddress) -> bool:
+        """Through the data children of these addresses, and through the control child."""
+        inner = self.lab.mobile.inner_address, self.lab.correspondent.inner_address
+        return all(self.pings(*pair) for pair in [*((source, self.peer) for source in sources), inner])
+
+
+def scenario(parties: Parties, story: Callable[[Parties], Awaitable[None]]) -> None:
+    """Run a story; the clients are closed after it."""
+
+    async def run() -> None:
+        async with parties.mobile, parties.correspondent:
+            await story(parties)
+
+    asyncio.run(run())
+
+
+async def until(what: str, condition: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(20):
+        while not await condition():
+            await asyncio.sleep(0.05)
+    assert await condition(), what
+
+
+def children(ike_sa: IkeSa) -> set[tuple[str, Mode]]:
+    return {(child.name, child.mode) for child in ike_sa.children if child.is_usable}
+
+
+def enter_second_network(lab: Lab) -> Lab:
+    """The mobile host in two networks, and the hosts with the inner addresses that their controllers would give them."""
+    lab.start()
+    lab.mobile.add_address("net-b")
+    for host in lab.hosts:
+        host.ip(f"-6 addr add {host.inner_address}/128 dev lo nodad")
+    return lab
+
+
+@pytest.fixture
+def in_both(make_lab: Callable[..., Lab], family: Family) -> Lab:
+    """The lab with the mobile host in both networks."""
+    return enter_second_network(make_lab(family=family))
+
+
+def test_new_associations_live_beside_the_old_ones_and_outlive_them(in_both: Lab) -> None:
+    async def story(parties: Parties) -> None:
+        (old,) = await parties.find()
+        new = await parties.establish()
+        assert new.connects(parties.new, parties.peer)
+        assert new.name == clone_name(CONNECTION, parties.new, parties.peer)
+        assert children(new) == {("data", Mode.TRANSPORT), ("swanroam", Mode.TUNNEL)}
+        assert [ike_sa.unique_id for ike_sa in await parties.find()] == [old.unique_id, new.unique_id]
+        assert parties.all_ping(parties.old, parties.new)
+        assert (await parties.establish()).unique_id == new.unique_id
+
+        ended = await parties.method.supersede(new)
+        assert [(child.name, child.unique_id) for child in ended] == [("swanroam", old.children[-1].unique_id)]
+        assert await parties.method.supersede(new) == ()
+        for client in (parties.mobile, parties.correspondent):
+            ike_sas = {sa.local.host: sa for sa in await list_ike_sas(client)} | {
+                sa.remote.host: sa for sa in await list_ike_sas(client)
+            }
+            assert children(ike_sas[parties.old]) == {("data", Mode.TRANSPORT)}
+            assert children(ike_sas[parties.new]) == {("data", Mode.TRANSPORT), ("swanroam", Mode.TUNNEL)}
+
+        await rekey_everything(parties)
+        assert parties.all_ping(parties.old, parties.new)
+
+        old, new = await parties.find()
+        await parties.method.release(old.unique_id)
+        await parties.method.release(old.unique_id)
+        assert [ike_sa.unique_id for ike_sa in await parties.find()] == [new.unique_id]
+        assert parties.all_ping(parties.new)
+        assert not await parties.method.unload(CONNECTION, parties.new, parties.peer)
+        await rekey_everything(parties)
+        assert parties.all_ping(parties.new)
+
+    scenario(Parties(in_both), story)
+
+
+async def rekey_everything(parties: Parties) -> None:
+    """Rekey all CHILD_SAs, then all IKE_SAs, and wait for both hosts to have only new ones in use."""
+
+    async def usable(client: ViciClient) -> tuple[set[str], set[int]]:
+        ike_sas = [ike_sa for ike_sa in await list_ike_sas(client, noblock=False) if ike_sa.is_usable]
+        spis = {child.spi_in for ike_sa in ike_sas for child in ike_sa.children if child.state is ChildState.INSTALLED}
+        return {ike_sa.initiator_spi for ike_sa in ike_sas}, {spi for spi in spis if spi is not None}
+
+    before = [await usable(client) for client in (parties.mobile, parties.correspondent)]
+    ike_sas = await parties.find()
+    for ike_sa in ike_sas:
+        for child in ike_sa.children:
+            if child.is_usable:
+                await parties.mobile.request("rekey", {"child-id": str(child.unique_id)})
+
+    async def children_are_new() -> bool:
+        now = [await usable(client) for client in (parties.mobile, parties.correspondent)]
+        return all(not (new & old) and len(new) == len(old) for (_, new), (_, old) in zip(now, before, strict=True))
+
+    await until("all CHILD_SAs are rekeyed", children_are_new)
+    for ike_sa in ike_sas:
+        await parties.mobile.request("rekey", {"ike-id": str(ike_sa.unique_id)})
+
+    async def ike_sas_are_new() -> bool:
+        now = [await usable(client) for client in (parties.mobile, parties.correspondent)]
+        return all(not (new & old) and len(new) == len(old) for (new, _), (old, _) in zip(now, before, strict=True))
+
+    await until("all IKE_SAs are rekeyed", ike_sas_are_new)
+
+
+def test_kernel_holds_what_is_expected_of_new_associations(in_both: Lab) -> None:
+    async def story(parties: Parties) -> None:
+        new = await parties.establish()
+        states = in_both.mobile.run(["ip", "xfrm", "state", "list"]).stdout
+        expected = await parties.method.verify(new)
+        assert {(state.child, state.direction) for state in expected} == {
+            (child, direction) for child in BOTH for direction in Direction
+        }
+        for state in expected:
+            head = f"src {state.source} dst {state.destination}\n\tproto esp spi {state.spi:#010x} reqid {state.reqid} "
+            assert f"{head}mode {state.mode.value.lower()}\n" in states
+        await parties.method.release(new.unique_id)
+        with pytest.raises(FilterError, match="is gone"):
+            await parties.method.verify(new)
+
+    scenario(Parties(in_both), story)
+
+
+def test_return_to_the_first_address_completes_it_again(in_both: Lab) -> None:
+    async def story(parties: Parties) -> None:
+        (first,) = await parties.find()
+        await parties.method.supersede(await parties.establish())
+        back = await parties.establish(parties.old)
+        assert back.connects(parties.old, parties.peer)
+        assert back.unique_id != first.unique_id
+        await parties.method.supersede(back)
+        await rekey_everything(parties)
+        for ike_sa in await parties.find():
+            if ike_sa.name != back.name:
+                await parties.method.release(ike_sa.unique_id)
+        (left,) = await parties.find()
+        assert children(left) == {("data", Mode.TRANSPORT), ("swanroam", Mode.TUNNEL)}
+        assert parties.all_ping(parties.old)
+        assert await parties.method.unload_unused(CONNECTION) == ((parties.new, parties.peer),)
+        assert await parties.connections() == [CONNECTION, back.name]
+
+    scenario(Parties(in_both), story)
+
+
+def test_interrupted_attempt_is_taken_up_by_the_next_one(in_both: Lab) -> None:
+    async def story(parties: Parties) -> None:
+        (old,) = await parties.find()
+        name = clone_name(CONNECTION, parties.new, parties.peer)
+
+        async def is_connecting() -> bool:
+            return any(ike_sa.name == name for ike_sa in await list_ike_sas(parties.mobile))
+
+        with in_both.router.blocked("net-b"):
+            attempt = asyncio.create_task(parties.establish())
+            await until("the attempt has begun", is_connecting)
+            attempt.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await attempt
+        restarted = Parties(in_both)
+        async with restarted.mobile:
+            new = await restarted.establish()
+        assert [ike_sa.unique_id for ike_sa in await parties.find()] == [old.unique_id, new.unique_id]
+        assert parties.all_ping(parties.old, parties.new)
+        # The administrator reloads: the clone's configuration goes, its associations stay.
+        await asyncio.to_thread(in_both.mobile.charon.load)
+        assert await parties.connections() == [CONNECTION]
+        assert (await parties.establish()).unique_id == new.unique_id
+
+    scenario(Parties(in_both), story)
+
+
+@pytest.fixture(scope="module")
+def shared_lab(zygote: Zygote) -> Iterator[Lab]:
+    """For attempts that fail: each must leave everything as it was."""
+    with Lab(zygote=zygote) as lab:
+        yield enter_second_network(lab)
+
+
+def assert_attempt_fails_without_a_trace(
+    lab: Lab, said: str, *, time_limit: float = 10.0, during: AbstractContextManager[None] | None = None
+) -> None:
+    async def story(parties: Parties) -> None:
+        (old,) = await parties.find()
+        with during or nullcontext(), pytest.raises(IkeError, match=said):
+            await parties.establish()
+        (left,) = await parties.find()
+        assert left.unique_id == old.unique_id
+        assert children(left) == children(old)
+        assert len(await list_ike_sas(parties.mobile, noblock=False)) == 1
+        assert await parties.connections() == [CONNECTION]
+        assert parties.all_ping(parties.old)
+
+    scenario(Parties(lab, time_limit=time_limit), story)
+
+
+@pytest.fixture
+def changed_peer(shared_lab: Lab, request: pytest.FixtureRequest) -> Iterator[Lab]:
+    """The correspondent's configuration with one text replaced by another (the parameter)."""
+    old, new = request.param
+    charon = shared_lab.correspondent.charon
+    path = charon.swanctl_directory / "swanctl.conf"
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), encoding="utf-8")
+    charon.load()
+    yield shared_lab
+    path.write_text(text, encoding="utf-8")
+    charon.load()
+
+
+@pytest.mark.parametrize("changed_peer", [("secret = 0x", "secret = 0xff")], indirect=True)
+def test_wrong_secret_is_reported(changed_peer: Lab) -> None:
+    assert_attempt_fails_without_a_trace(changed_peer, "received AUTHENTICATION_FAILED.*credentials")
+
+
+@pytest.mark.parametrize("changed_peer", [("mode = transport", "mode = tunnel")], indirect=True)
+def test_silent_fallback_to_tunnel_mode_is_noticed(changed_peer: Lab) -> None:
+    assert_attempt_fails_without_a_trace(
+        changed_peer, "data came up in TUNNEL mode instead of TRANSPORT: set mode = transport for it on the peer"
+    )
+
+
+@pytest.mark.parametrize("changed_peer", [("mode = tunnel", "mode = pass")], indirect=True)
+def test_missing_control_child_at_the_peer_is_reported(changed_peer: Lab) -> None:
+    assert_attempt_fails_without_a_trace(changed_peer, "CHILD_SA swanroam .*TS_UNACCEPTABLE.*control child")
+
+
+@pytest.mark.parametrize("changed_peer", [("version = 2", "version = 2\n        unique = keep")], indirect=True)
+def test_peer_that_keeps_the_first_is_reported(changed_peer: Lab) -> None:
+    assert_attempt_fails_without_a_trace(changed_peer, "unique = keep")
+
+
+def test_unknown_connection_and_child_are_reported_before_anything_is_sent(shared_lab: Lab) -> None:
+    async def story(parties: Parties) -> None:
+        pair = parties.new, parties.peer
+        with pytest.raises(IkeError, match=r"no connection peer-correspondend \(did you mean peer-correspondent\?\)"):
+            await parties.method.establish("peer-correspondend", parties.identity, *pair, BOTH)
+        with pytest.raises(IkeError, match=r"has no child dato \(did you mean data\?\)"):
+            await parties.method.establish(CONNECTION, parties.identity, *pair, {"dato", "swanroam"})
+        with pytest.raises(IkeError, match=r"is for correspondent\.example\.org, not for other"):
+            await parties.method.establish(CONNECTION, "other", *pair, BOTH)
+        assert await parties.connections() == [CONNECTION]
+
+    scenario(Parties(shared_lab), story)
+
+
+def test_silent_peer_costs_no_more_than_the_time_limit(shared_lab: Lab) -> None:
+    said = r"nothing came from 10\.3\.3\.2: check"
+    assert_attempt_fails_without_a_trace(shared_lab, said, time_limit=1.5, during=shared_lab.router.blocked("net-b"))
+
+
+def test_address_that_is_not_there_is_reported(shared_lab: Lab) -> None:
+    async def story(parties: Parties) -> None:
+        absent = ip_address("10.4.4.2")
+        with pytest.raises(FilterError, match=r"check that 10\.4\.4\.2 is on an interface"):
+            await parties.establish(absent)
+        assert len(await list_ike_sas(parties.mobile, noblock=False)) == 1
+
+    scenario(Parties(shared_lab, time_limit=1.5), story)
+
+
+def test_association_on_a_dead_path_is_released_all_the_same(shared_lab: Lab) -> None:
+    async def story(parties: Parties) -> None:
+        new = await parties.establish()
+        with shared_lab.router.blocked("net-d"):
+            with pytest.raises(FilterError, match="that path is dead, release it"):
+                await parties.method.supersede(new)
+            await parties.method.release(new.unique_id)
+        assert len(await parties.find()) == 1
+        assert await parties.method.unload_unused(CONNECTION) == ((parties.new, parties.peer),)
+
+    scenario(Parties(shared_lab, time_limit=1.5), story)
+
+
+@pytest.mark.parametrize("changed_peer", [("version = 2", "version = 2\n        unique = replace")], indirect=True)
+def test_peer_that_replaces_is_reported_with_the_new_association(changed_peer: Lab) -> None:
+    # Last of those that share a lab: the first IKE_SA is gone afterwards.
+    async def story(parties: Parties) -> None:
+        with pytest.raises(
+            PeerReplacedError, match=r"ended the IKE_SA 10\.1\.1\.2 === 10\.3\.3\.2 .*unique = no"
+        ) as error:
+            await parties.establish()
+        assert [ike_sa.unique_id for ike_sa in await parties.find()] == [error.value.established.unique_id]
+        assert parties.all_ping(parties.new)
+
+    scenario(Parties(changed_peer), story)
