@@ -52,8 +52,9 @@ def authorise(
     for address in change.deprecated:
         if address not in owned:
             return Refusal(Verdict.NOT_OWNED, f"{address} is not an address of yours: no SA and no binding has it")
-    families = {address.version for address in (change.current, *change.deprecated, *owned)}
-    if len(families) > 1:
+    families = {address.version for address in (change.current, *change.deprecated)}
+    known = {address.version for address in owned}
+    if len(families) > 1 or (known and not families <= known):
         return Refusal(Verdict.NOT_ALLOWED, "a move between IPv4 and IPv6 is not supported")
     if change.current in change.deprecated:
         return Refusal(Verdict.NOT_ALLOWED, f"{change.current} is named both current and deprecated")

@@ -29,9 +29,10 @@ MAX_DATAGRAM = 1024
 """Bytes. Well under the 1280 of IPv6 less the headers of ESP in IP-in-IP, so that no message is ever fragmented."""
 MAX_FIELDS = 32
 MAX_DEPRECATED = 8
-"""Deprecated addresses that one message may name, and that one binding may hold."""
+"""Deprecated addresses that one message may name."""
 MAX_SEQUENCE = 2**63
-"""A sequence grows by one at a move; one above this is nobody's, and would leave no room to answer it."""
+"""A sequence grows by one at a change; one above this is nobody's, and would leave no room to answer it."""
+MAX_GRACE_MS = 2**32 - 1
 MAX_REASON = 200
 """Bytes of UTF-8 in a reason given to the peer's operator."""
 HANDOVER_SIZE = 8
@@ -186,12 +187,14 @@ Message = AddressChange | Acknowledgment | PathResponse | FiltersRequest | Filte
 def encode(message: Message) -> bytes:
     """The datagram for a message. Raises ValueError when a value breaks the limits above (our own mistake)."""
     fields: list[tuple[Field, bytes]] = [
-        (Field.SEQUENCE, struct.pack("!Q", message.sequence)),
+        (Field.SEQUENCE, _number(message.sequence, 8, MAX_SEQUENCE)),
         (Field.HANDOVER, _sized(message.handover, HANDOVER_SIZE)),
     ]
     match message:
         case AddressChange():
             kind = MessageType.ADDRESS_CHANGE
+            if len(set(message.deprecated)) != len(message.deprecated):
+                raise ValueError("a deprecated address stands twice")
             if len(message.deprecated) > MAX_DEPRECATED:
                 raise ValueError(f"{len(message.deprecated)} deprecated addresses, at most {MAX_DEPRECATED} fit")
             fields += [
@@ -206,8 +209,8 @@ def encode(message: Message) -> bytes:
             fields += [
                 (Field.NONCE, _sized(message.nonce, NONCE_SIZE)),
                 (Field.VERDICT, bytes([message.verdict])),
-                (Field.LAST_SEQUENCE, struct.pack("!Q", message.last_sequence)),
-                (Field.GRACE, struct.pack("!I", message.grace_ms)),
+                (Field.LAST_SEQUENCE, _number(message.last_sequence, 8, MAX_SEQUENCE)),
+                (Field.GRACE, _number(message.grace_ms, 4, MAX_GRACE_MS)),
                 (Field.REASON, _text(message.reason)),
                 (Field.INSTANCE, _sized(message.instance, INSTANCE_SIZE)),
             ]
@@ -380,6 +383,12 @@ def _sized(value: bytes, size: int) -> bytes:
     if len(value) != size:
         raise ValueError(f"{len(value)} bytes where the message has {size}")
     return value
+
+
+def _number(value: int, size: int, most: int) -> bytes:
+    if not 0 <= value <= most:
+        raise ValueError(f"{value} is not between 0 and {most}")
+    return value.to_bytes(size, "big")
 
 
 def _text(text: str) -> bytes:
