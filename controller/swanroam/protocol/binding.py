@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from swanroam.protocol.messages import MAX_DEPRECATED, IPAddress
+from swanroam.protocol.messages import IPAddress
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +37,3 @@ class Binding:
     def without(self, address: IPAddress) -> Binding:
         """The binding after a deprecated address was released."""
         return replace(self, deprecated=tuple(old for old in self.deprecated if old != address))
-
-    @property
-    def overfull(self) -> IPAddress | None:
-        """The oldest address, when there are more than a message can name."""
-        return self.deprecated[0] if len(self.deprecated) > MAX_DEPRECATED else None

@@ -11,14 +11,14 @@ A new current address is *announced* until the peer has sent our challenge back,
 proven address all the while; only control datagrams go to the announced one. When no path response comes within
 PROOF_TIME, the challenge is void and the peer's next retransmission gets a new one.
 
-Addresses that left the binding stay guarded (`lingering`) as long as sockets of this host are still connected to them:
-the kernel would retransmit their data to the released address without any policy, in clear.
+Addresses that left the binding stay guarded (`lingering`) as long as sockets of this host are connected to them: the
+kernel would retransmit their data to the released address without any policy, in clear.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from swanroam.protocol.authorisation import Policy, Refusal, Surroundings, authorise
 from swanroam.protocol.binding import Binding
@@ -33,6 +33,7 @@ from swanroam.protocol.messages import (
     PathResponse,
     Verdict,
 )
+from swanroam.protocol.snapshot import Snapshot
 
 PROOF_TIME = 10.0
 """Seconds that a challenge is good for."""
@@ -65,7 +66,6 @@ class _Lingering:
     stray_due: float
     counting: bool = False
     terminated: bool = False
-    sockets: int = field(default=-1)
 
 
 class Correspondent:
@@ -78,7 +78,6 @@ class Correspondent:
         *,
         grace: float,
         instance: bytes,
-        forget_after: float,
     ) -> None:
         self.policy = policy
         self.binding: Binding | None = None
@@ -92,33 +91,33 @@ class Correspondent:
         self._token = token
         self._grace_ms = round(grace * 1000)
         self._instance = instance
-        self._forget_after = forget_after
         self._challenge: bytes | None = None
         self._challenge_ends = 0.0
         self._bucket = _Bucket()
         self._lingering: dict[IPAddress, _Lingering] = {}
-        self._heard = 0.0
 
     @property
     def lingering(self) -> tuple[IPAddress, ...]:
         """Released addresses that stay guarded."""
         return tuple(self._lingering)
 
-    def restore(
-        self,
-        *,
-        last_sequence: int,
-        binding: Binding | None,
-        proven: IPAddress | None,
-        lingering: Collection[IPAddress],
-        now: float,
-    ) -> None:
+    def restore(self, snapshot: Snapshot, now: float) -> None:
         """Takes over what an earlier run knew."""
-        self.last_sequence = last_sequence
-        self.binding = binding
-        self.proven = proven
-        self._lingering = {address: _Lingering(now, now + STRAY_PATIENCE) for address in lingering}
-        self._heard = now
+        self.last_sequence = snapshot.last_sequence
+        self.binding = snapshot.peer
+        self.proven = snapshot.proven
+        for address in snapshot.lingering:
+            self.linger(address, now)
+
+    def linger(self, address: IPAddress, now: float) -> None:
+        """It is the peer's no more: it stays guarded while sockets of this host use it."""
+        self._lingering.setdefault(address, _Lingering(now, now + STRAY_PATIENCE))
+
+    def forget(self, now: float) -> None:
+        """The peer is gone."""
+        for address in self.binding.addresses if self.binding is not None else ():
+            self.linger(address, now)
+        self.binding = self.proven = self.handover = self._last = self._challenge = None
 
     # --- what came in -----------------------------------------------------------------------------------------
 
@@ -129,9 +128,9 @@ class Correspondent:
         surroundings: Surroundings,
         now: float,
     ) -> list[Action]:
-        self._heard = now
         known = self._last
         if known is not None and message.sequence == known.sequence and _same(message, known):
+            self._last = message  # its nonce may be that of a new run
             self._renew_challenge(now)
             return [self._acknowledge(message, Verdict.ACCEPTED)]
         if message.sequence <= self.last_sequence:
@@ -148,12 +147,11 @@ class Correspondent:
         return self._accept(message, owned, now)
 
     def path_response(self, message: PathResponse, now: float) -> list[Action]:
-        self._heard = now
         if self._last is None or self.binding is None or message.sequence != self._last.sequence:
             return [Report(Fact.UNEXPECTED_MESSAGE, "a path response for an overtaken change")]
         if self._challenge is None and self.proven == self.binding.current:
             return [self._acknowledge(self._last, Verdict.ACCEPTED)]  # our acknowledgment of it was lost
-        if self._challenge is None or message.challenge != self._challenge or now > self._challenge_ends:
+        if self._challenge is None or message.challenge != self._challenge or now >= self._challenge_ends:
             return [Report(Fact.PATH_NOT_PROVEN, "a path response that answers no challenge of ours", self.handover)]
         self._challenge = None
         self.proven = self.binding.current
@@ -165,10 +163,9 @@ class Correspondent:
 
     def usage_read(self, address: IPAddress, sockets: int, now: float) -> list[Action]:
         entry = self._lingering.get(address)
-        if entry is None:
+        if entry is None or not entry.counting:
             return []
         entry.counting = False
-        entry.sockets = sockets
         if sockets == 0 and entry.terminated:
             del self._lingering[address]
             return [Report(Fact.ADDRESS_RELEASED, str(address))]
@@ -181,7 +178,7 @@ class Correspondent:
         """What to do next, given what is known now."""
         actions: list[Action] = []
         remotes = {association.pair.remote for association in associations}
-        if self._challenge is not None and now > self._challenge_ends:
+        if self._challenge is not None and now >= self._challenge_ends:
             self._challenge = None
             actions.append(Report(Fact.PATH_NOT_PROVEN, "no path response; data stays on the old path", self.handover))
         if self.binding is not None:
@@ -191,10 +188,6 @@ class Correspondent:
             ):
                 actions += self._step(Step.FILTERS, now)
                 actions += self._finish(now)
-            if remotes:
-                self._heard = max(self._heard, now - self._forget_after / 2)
-            elif now >= self._heard + self._forget_after:
-                actions += self._forget(now)
         for address, entry in self._lingering.items():
             if address not in remotes:
                 entry.terminated = True
@@ -212,8 +205,6 @@ class Correspondent:
         times += [entry.stray_due for entry in self._lingering.values() if not entry.terminated]
         if self._challenge is not None:
             times.append(self._challenge_ends)
-        if self.binding is not None:
-            times.append(self._heard + self._forget_after)
         return times
 
     # --- inside -----------------------------------------------------------------------------------------------
@@ -244,7 +235,7 @@ class Correspondent:
             self._lingering.pop(address, None)
         for address in before.addresses if before is not None else ():
             if address not in after.addresses:
-                self._lingering[address] = _Lingering(now, now + STRAY_PATIENCE)
+                self.linger(address, now)
         self._renew_challenge(now)
         actions += [self._acknowledge(message, Verdict.ACCEPTED)]
         actions += self._step(Step.ACKNOWLEDGED, now)
@@ -286,13 +277,6 @@ class Correspondent:
         actions.append(Report(Fact.HANDOVER_FINISHED, handover=self.handover.ended(Result.DONE)))
         self.handover = None
         return actions
-
-    def _forget(self, now: float) -> list[Action]:
-        assert self.binding is not None
-        for address in self.binding.addresses:
-            self._lingering[address] = _Lingering(now, now + STRAY_PATIENCE)
-        self.binding = self.proven = self.handover = self._last = None
-        return [Report(Fact.PEER_FORGOTTEN, f"no IKE_SA and no message for {self._forget_after:.0f} s")]
 
     def _step(self, step: Step, now: float) -> list[Action]:
         if self.handover is None or self.handover.reached(step):

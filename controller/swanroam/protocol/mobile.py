@@ -12,13 +12,16 @@ every event `advance` looks at the difference and does the first thing that is m
     no filters for (own current, peer's current) ........ establish them
     another address is preferred ....................... move: a new binding, a new sequence
     a deprecated address is past its grace period ....... count its sockets; with none: release its filters
-    its filters are gone ................................ take it out of the binding, which is a new sequence
+    its filters are gone, and still no socket uses it ... take it out of the binding, which is a new sequence
 
 A move that comes in the middle of all this only changes the binding; there is nothing to unwind. This is what makes
 A -> B -> A and A -> B -> C before the acknowledgment, lost messages, and a restart the same path as a plain move.
+The way back, when the peer refuses the new address or is not heard from there, is one more move.
 
-Two rules. Only what the peer acknowledged *and* proved is built upon. An address leaves the binding only when its
-filters are gone from charon, so that charon never meets an address that has disappeared under a live IKE_SA.
+Two rules. Only what the peer acknowledged *and* proved is built upon; a peer that nothing is heard of by any path is
+the exception, because then only IKE can bring it back. An address leaves the binding only when its filters are gone
+from charon, so that charon never meets an address that has disappeared under a live IKE_SA, and when no socket is
+left on it, so that none can send unguarded.
 """
 
 from __future__ import annotations
@@ -27,20 +30,22 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from swanroam.protocol.binding import Binding
+from swanroam.protocol.disclosure import Disclosure
 from swanroam.protocol.events import (
     Action,
     Association,
     EstablishFilters,
     Fact,
     ReadUsage,
-    ReleaseFilters,
     Report,
     Send,
 )
+from swanroam.protocol.filters import Filters
 from swanroam.protocol.handover import Handover, Result, Step
 from swanroam.protocol.host_state import Pair
 from swanroam.protocol.messages import (
     HANDOVER_SIZE,
+    MAX_SEQUENCE,
     NONCE_SIZE,
     Acknowledgment,
     AddressChange,
@@ -49,14 +54,14 @@ from swanroam.protocol.messages import (
     PathResponse,
     Verdict,
 )
+from swanroam.protocol.release import Releases
 from swanroam.protocol.retransmission import Retransmission
+from swanroam.protocol.snapshot import Snapshot
 
-USAGE_INTERVAL = (0.5, 5.0)
-"""Seconds between two counts of the sockets on an address that is past its grace period: first, and at most."""
-FILTERS_RETRY = (1.0, 30.0)
-"""Seconds between two tries to establish filters: first, and at most."""
-FILTERS_PATIENCE = 5.0
-"""Seconds that filters of our making may be missing before they are made again: a rekey takes them away briefly."""
+QUICK_TRIES = 4
+"""Transmissions with growing pauses, to a silent peer after the path has changed, or of one path response."""
+PAUSE = 1.0
+"""Seconds to wait when the peer asks for patience."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,34 +91,68 @@ class Mobile:
         self.managed = False
         """The peer has acknowledged us once: it runs a controller and answers for this host's addresses."""
         self.proven = False
-        self.ours: set[IPAddress] = set()
-        """Own addresses whose filters this controller had charon make."""
         self.handover: Handover | None = None
         self.silent = False
         self.refusal = ""
-        self.waiting: dict[IPAddress, int] = {}
-        """Deprecated addresses past their grace period, with the number of sockets that keep them."""
+        self.announced: Binding | None = None
+        """What the peer is told at this sequence; see Disclosure."""
+        self.accepted: IPAddress | None = None
+        """The current address that the peer accepted last: the way back."""
         self._token = token
         self._acknowledged = 0
-        self._accepted: Binding | None = None
+        self._stale_answers = 0
         self._nonce = token(NONCE_SIZE)
         self._challenge: bytes | None = None
         self._preferred: IPAddress | None = None
         self._rejected: IPAddress | None = None
-        """The preferred address, when the peer refused it: not tried again until another one is preferred."""
+        """The preferred address, when it failed: not tried again until another is preferred or we have no choice."""
         self._usable: frozenset[IPAddress] = frozenset()
+        self._disclosure = Disclosure()
+        self._control: frozenset[int] = frozenset()
         self._exchange = Retransmission(settings.first_retransmit, settings.ceiling, jitter)
         self._refresh_due: float | None = None
-        self._establishing: Pair | None = None
-        self._establish_due = 0.0
-        self._establish_delay = FILTERS_RETRY[0]
-        self._missing_since: float | None = None
-        self._grace_ends: dict[IPAddress, float] = {}
-        self._usage_due: dict[IPAddress, float] = {}
-        self._usage_delay: dict[IPAddress, float] = {}
-        self._counting: set[IPAddress] = set()
-        self._releasing: set[IPAddress] = set()
+        self._filters = Filters()
+        self._releases = Releases()
         self._peer_grace = 0.0
+
+    @property
+    def waiting(self) -> dict[IPAddress, int]:
+        """Deprecated addresses past their grace period, with the number of sockets that keep them."""
+        return self._releases.waiting
+
+    @property
+    def ours(self) -> set[IPAddress]:
+        """Own addresses whose filters this controller had charon make."""
+        return self._filters.ours
+
+    @property
+    def settled(self) -> bool:
+        """The peer knows our binding, and our current address is proven to it."""
+        return self._acknowledged == self.sequence and self.proven
+
+    def restore(self, snapshot: Snapshot, now: float) -> None:
+        """Takes over what an earlier run knew."""
+        binding = self.binding = snapshot.own
+        self.sequence = snapshot.sequence
+        self.managed = snapshot.managed and binding is not None
+        self.accepted = snapshot.accepted
+        self.ours.update(snapshot.ours)
+        if binding is not None:
+            self._disclosure.accepted(binding.addresses)
+            self.announced = self._disclosure.announcement(binding)
+            if snapshot.handover is not None and binding.deprecated:
+                old = binding.deprecated[-1]
+                self.handover = Handover(snapshot.handover, old, binding.current, snapshot.sequence, now)
+
+    def forget(self) -> None:
+        """The peer is gone: whatever it knew of us counts for nothing. Our addresses stay, for the guards."""
+        self.managed = self.proven = self.silent = False
+        self.handover = self.accepted = self._challenge = self._refresh_due = None
+        self._acknowledged = 0
+        self._filters = Filters()
+        self._exchange.stop()
+        self._disclosure.clear()
+        self._releases.clear()
 
     # --- what came in -----------------------------------------------------------------------------------------
 
@@ -125,24 +164,43 @@ class Mobile:
             self._rejected = None
         if self.binding is not None and self.binding.current in appeared:
             self._exchange.hasten(now)
+        if self.binding is not None and self.binding.current not in usable:
+            self._rejected = None
 
-    def associations_read(self, associations: Collection[Association]) -> None:
+    def associations_read(self, associations: Collection[Association], now: float) -> None:
         """Until the peer manages us, our binding is simply where charon has its IKE_SA."""
+        control = frozenset(association.ike_id for association in associations if association.control)
+        if control - self._control:
+            self._exchange.hasten(now)  # a new way to the peer
+        self._control = control
+        self._disclosure.associations_read(association.pair.local for association in associations)
         if not self.managed and associations:
-            newest = max(associations, key=lambda association: association.ike_id)
-            if self.binding is None or self.binding.current != newest.pair.local:
-                self.binding = Binding(newest.pair.local)
-                self.sequence += 1
+            newest = max(associations, key=lambda association: association.ike_id).pair.local
+            if self.binding is None or not self.binding.deprecated:
+                after = Binding(newest)
+            else:
+                after = self.binding.moved_to(newest)  # managed once, then forgotten: guard what was guarded
+            if self.binding != after:
+                self.binding = after
+                self._changed(now)
+
+    def peer_restarted(self, now: float) -> None:
+        """Its controller is a new one, and may know nothing of us."""
+        if self._acknowledged == self.sequence:
+            self._exchange.begin(now)
 
     def acknowledged(self, message: Acknowledgment, now: float) -> list[Action]:
         if message.sequence != self.sequence or message.nonce != self._nonce or self.binding is None:
             return []  # of an overtaken change, or forged by somebody who never saw the change: RFC 4555 §3.5
         self.silent = False
-        if message.verdict is Verdict.STALE:
-            self._renumber(message.last_sequence + 1, now)
+        if message.verdict is Verdict.STALE and message.last_sequence < MAX_SEQUENCE // 2:
+            self._renumber(max(self.sequence, message.last_sequence) + 1, now)
+            self._stale_answers += 1
+            if self._stale_answers > 1:
+                self._exchange.postpone(now + PAUSE)  # once is enough, unless it makes the numbers up
             return []
         if message.verdict is Verdict.RATE_LIMITED:
-            self._exchange.postpone(now + 1.0)
+            self._exchange.postpone(now + PAUSE)
             return []
         if message.verdict is not Verdict.ACCEPTED:
             return self._refused(message, now)
@@ -151,8 +209,13 @@ class Mobile:
             self.managed = True
             actions.append(Report(Fact.PEER_REGISTERED, f"own address {self.binding.current}"))
         self.refusal = ""
+        self._stale_answers = 0
         self._acknowledged = self.sequence
-        self._accepted = self.binding
+        self.accepted = self.binding.current
+        if self.announced is not None:
+            self._disclosure.accepted(self.announced.addresses)
+        if self.handover is not None and self.handover.result is Result.REFUSED:
+            self.handover = self.handover.ended(Result.RUNNING)
         self._peer_grace = message.grace_ms / 1000
         actions += self._step(Step.ACKNOWLEDGED, now)
         if message.challenge is None:
@@ -167,44 +230,37 @@ class Mobile:
             self._exchange.begin(now)
         return actions
 
-    def filters_established(self, pair: Pair) -> None:
-        self.ours.add(pair.local)
-        if self._establishing == pair:
-            self._establishing = None
-        self._establish_delay = FILTERS_RETRY[0]
+    def filters_established(self, pair: Pair, now: float) -> None:
+        self._filters.established(pair, now)
 
     def filters_failed(self, pair: Pair, reason: str, now: float) -> list[Action]:
-        if self._establishing == pair:
-            self._establishing = None
-        self._establish_due = now + self._establish_delay
-        self._establish_delay = min(self._establish_delay * 2, FILTERS_RETRY[1])
+        self._filters.failed(pair, now)
         return [Report(Fact.FILTERS_FAILED, f"{pair}: {reason}", self.handover)]
 
-    def filters_released(self, address: IPAddress, now: float) -> list[Action]:
-        self._releasing.discard(address)
-        self.ours.discard(address)
-        if self.binding is None or address not in self.binding.deprecated:
-            return []  # it became current again meanwhile
-        self.binding = self.binding.without(address)
-        self._forget_deprecated(address)
-        self._changed(now)
-        return [Report(Fact.ADDRESS_RELEASED, str(address), self.handover)]
+    def filters_released(self, address: IPAddress, now: float) -> None:
+        self._releases.filters_released(address, now)
+        if self.binding is not None and address == self.binding.current:
+            self.ours.add(address)  # it became current again meanwhile, and we have taken its filters away
+        else:
+            self.ours.discard(address)
 
     def usage_read(self, address: IPAddress, sockets: int, now: float) -> list[Action]:
-        self._counting.discard(address)
-        if self.binding is None or address not in self.binding.deprecated or address in self._releasing:
+        if self.binding is None or address not in self.binding.deprecated:
             return []
-        if sockets:
-            delay = self._usage_delay.get(address, USAGE_INTERVAL[0])
-            self._usage_delay[address] = min(delay * 2, USAGE_INTERVAL[1])
-            self._usage_due[address] = now + delay
-            first = address not in self.waiting
-            self.waiting[address] = sockets
+        first = address not in self.waiting
+        actions = self._releases.usage_read(address, sockets, now)
+        if actions is None:
+            self.binding = self.binding.without(address)
+            self._releases.forget(address)
+            if self.announced is not None and address in self.announced.deprecated:
+                self._changed(now)
+            return [Report(Fact.ADDRESS_RELEASED, str(address), self.handover)]
+        if first and address in self.waiting:
+            detail = f"{sockets} sockets on {address}"
             if self.handover is not None:
-                self.handover = self.handover.ended(Result.CARRYING, f"{sockets} sockets on {address}")
-            return [Report(Fact.RELEASE_WAITS, f"{sockets} sockets on {address}", self.handover)] if first else []
-        self._releasing.add(address)
-        return [ReleaseFilters(address)]
+                self.handover = self.handover.ended(Result.CARRYING, detail)
+            actions.append(Report(Fact.RELEASE_WAITS, detail, self.handover))
+        return actions
 
     def state_applied(self, now: float) -> list[Action]:
         return self._step(Step.DEPRECATED, now)
@@ -219,7 +275,12 @@ class Mobile:
             return []
         actions: list[Action] = []
         wanted = self._preferred
-        if self.managed and wanted is not None and wanted not in (self.binding.current, self._rejected):
+        if (
+            self.managed
+            and wanted is not None
+            and wanted not in (self.binding.current, self._rejected)
+            and wanted.version == self.binding.current.version
+        ):
             actions += self._move(wanted, now)
         if self._refresh_due is not None and now >= self._refresh_due:
             self._refresh_due = None
@@ -230,13 +291,15 @@ class Mobile:
         if has_control and self._exchange.is_due(now):
             actions += self._transmit(now)
         pair = Pair(self.binding.current, peer_current)
-        complete = any(association.pair == pair and association.complete for association in associations)
+        complete = not self._releases.terminating(pair.local, now) and any(
+            association.pair == pair and association.complete for association in associations
+        )
         if complete:
-            self._missing_since = None
+            self._filters.complete()
             if self.settled:
                 actions += self._step(Step.FILTERS, now)
-        elif self._may_establish(pair, peer_moving, now):
-            self._establishing = pair
+        elif self._may_establish(pair, has_control, peer_moving, now):
+            self._filters.begin(pair)
             old = Pair(self.binding.deprecated[-1] if self.binding.deprecated else pair.local, peer_current)
             actions.append(EstablishFilters(pair, old))
         actions += self._release(now, ready=complete and self.settled)
@@ -244,15 +307,8 @@ class Mobile:
 
     def deadlines(self) -> list[float]:
         """Times at which `advance` may have something to do."""
-        times = [self._refresh_due, self._exchange.due, self._establish_due, *self._usage_due.values()]
-        if self._missing_since is not None:
-            times.append(self._missing_since + FILTERS_PATIENCE)
+        times = [self._refresh_due, self._exchange.due, *self._filters.deadlines(), *self._releases.deadlines()]
         return [time for time in times if time is not None]
-
-    @property
-    def settled(self) -> bool:
-        """The peer knows our binding, and our current address is proven to it."""
-        return self._acknowledged == self.sequence and self.proven
 
     # --- inside -----------------------------------------------------------------------------------------------
 
@@ -263,38 +319,59 @@ class Mobile:
             overtaken = self.handover.ended(Result.OVERTAKEN, f"by a move to {address}")
             actions.append(Report(Fact.HANDOVER_FINISHED, handover=overtaken))
         old = self.binding.current
-        self.binding = self.binding.moved_to(address)
-        self._forget_deprecated(address)
-        self.proven = False
-        self._establish_due = now
-        self._establish_delay = FILTERS_RETRY[0]
-        self._establishing = None
-        self._changed(now)
+        self._put_current(address, now)
         self.handover = Handover(self._token(HANDOVER_SIZE), old, address, self.sequence, now)
         actions.append(Report(Fact.HANDOVER_STARTED, f"{old} -> {address}", self.handover))
-        if (oldest := self.binding.overfull) is not None:
-            self._releasing.add(oldest)
-            self.binding = self.binding.without(oldest)
-            actions += [ReleaseFilters(oldest), Report(Fact.ADDRESS_RELEASED, f"{oldest}: too many old addresses")]
         return actions
+
+    def _go_back(self, address: IPAddress, result: Result, reason: str, now: float) -> list[Action]:
+        """The address that failed stays in the binding, and so guarded, until nothing uses it."""
+        assert self.binding is not None
+        actions: list[Action] = []
+        if self.handover is not None:
+            actions.append(Report(Fact.HANDOVER_FINISHED, handover=self.handover.ended(result, reason)))
+            self.handover = None
+        self._rejected = self.binding.current
+        self._put_current(address, now)
+        return actions
+
+    def _put_current(self, address: IPAddress, now: float) -> None:
+        assert self.binding is not None
+        self.binding = self.binding.moved_to(address)
+        self._releases.forget(address)
+        self.proven = self.silent = False
+        self._filters.restart(now)
+        self._changed(now)
+
+    def _way_back(self) -> IPAddress | None:
+        """The last accepted address, while it is not the current one and this host still has it."""
+        assert self.binding is not None
+        back = self.accepted
+        return back if back is not None and back != self.binding.current and back in self._usable else None
 
     def _changed(self, now: float) -> None:
         self._renumber(self.sequence + 1, now)
 
     def _renumber(self, sequence: int, now: float) -> None:
+        assert self.binding is not None
         self.sequence = sequence
+        self.announced = self._disclosure.announcement(self.binding)
         self._nonce = self._token(NONCE_SIZE)
         self._challenge = None
         self._refresh_due = None
         self._exchange.begin(now)
 
     def _transmit(self, now: float) -> list[Action]:
-        assert self.binding is not None
-        actions: list[Action] = []
+        assert self.announced is not None
         began = self._exchange.began
         if not self.silent and began is not None and now - began >= self.settings.give_up:
+            reason = f"no answer for {now - began:.0f} s"
+            actions: list[Action] = [Report(Fact.PEER_SILENT, reason, self.handover)]
+            if self._acknowledged < self.sequence and (back := self._way_back()) is not None:
+                return [*actions, *self._go_back(back, Result.UNANSWERED, reason, now), *self._transmit(now)]
             self.silent = True
-            actions.append(Report(Fact.PEER_SILENT, f"no answer for {now - began:.0f} s", self.handover))
+        else:
+            actions = []
         handover = self.handover.id if self.handover is not None else bytes(HANDOVER_SIZE)
         if self._challenge is not None:
             actions.append(Send(PathResponse(self.sequence, handover, self._challenge)))
@@ -303,79 +380,60 @@ class Mobile:
                 sequence=self.sequence,
                 handover=handover,
                 nonce=self._nonce,
-                current=self.binding.current,
-                deprecated=self.binding.deprecated,
+                current=self.announced.current,
+                deprecated=self.announced.deprecated,
                 method=self.settings.method,
                 instance=self.settings.instance,
             )
             actions.append(Send(change))
         self._exchange.sent(now)
-        if self.silent:
-            self._exchange.postpone(now + self.settings.refresh)
-        elif self._challenge is not None and self._exchange.attempts > 3:
+        if self._exchange.attempts >= QUICK_TRIES:
             # The acknowledgment of our response may be lost, or the challenge be an old one: ask anew.
             self._challenge = None
+            if self.silent:
+                self._exchange.postpone(now + self.settings.refresh)
         return actions
 
     def _refused(self, message: Acknowledgment, now: float) -> list[Action]:
-        assert self.binding is not None
+        assert self.announced is not None
         self.refusal = f"{message.verdict.name.lower()}: {message.reason}"
-        handover = self.handover.ended(Result.REFUSED, self.refusal) if self.handover is not None else None
-        actions: list[Action] = [Report(Fact.CHANGE_REFUSED_BY_PEER, self.refusal, handover)]
-        back = self._accepted
-        if back is not None and back.current != self.binding.current and back.current in self._usable:
-            actions += [Report(Fact.HANDOVER_FINISHED, handover=handover)] if handover is not None else []
-            self._rejected = self.binding.current
-            self.binding = back
-            self.handover = None
+        if message.verdict is Verdict.NOT_OWNED and self._disclosure.denied(self.announced):
             self._changed(now)
-        else:
-            self.handover = handover
-            self._exchange.postpone(now + self.settings.refresh)
-        return actions
+            return [Report(Fact.CHANGE_REFUSED_BY_PEER, f"{self.refusal}; asked again without it", self.handover)]
+        refused = self.handover.ended(Result.REFUSED, self.refusal) if self.handover is not None else None
+        report = Report(Fact.CHANGE_REFUSED_BY_PEER, self.refusal, refused)
+        if (back := self._way_back()) is not None:
+            return [report, *self._go_back(back, Result.REFUSED, self.refusal, now)]
+        self.handover = refused
+        self._exchange.postpone(now + self.settings.refresh)
+        return [report]
 
-    def _may_establish(self, pair: Pair, peer_moving: bool, now: float) -> bool:
-        if self._establishing is not None or not (self.settled or self.silent):
+    def _may_establish(self, pair: Pair, has_control: bool, peer_moving: bool, now: float) -> bool:
+        filters = self._filters
+        if not filters.may_begin(now):
             return False
+        if not (self.settled or self.silent) and (has_control or not filters.missing_for_long(now)):
+            return False  # without any control CHILD_SA, nothing but new filters can bring an answer
         if self.handover is None or self.handover.reached(Step.FILTERS):
-            if pair.local not in self.ours:
-                return False  # the administrator's own connection: his to start and to stop
-            if self._missing_since is None:
-                self._missing_since = now
-            if now < self._missing_since + FILTERS_PATIENCE:
-                return False
-        elif peer_moving and int(pair.local) > int(pair.remote) and not self._waited_for_peer(now):
-            return False  # both hosts move: one of them is enough, and both know which
-        return now >= self._establish_due
-
-    def _waited_for_peer(self, now: float) -> bool:
-        if self._missing_since is None:
-            self._missing_since = now
-        return now >= self._missing_since + FILTERS_PATIENCE
+            # The administrator's own connection is his to start and to stop.
+            return pair.local in self.ours and filters.missing_for_long(now)
+        # When both hosts move, one of them is enough, and both know which.
+        return not peer_moving or int(pair.local) < int(pair.remote) or filters.missing_for_long(now)
 
     def _release(self, now: float, *, ready: bool) -> list[Action]:
         assert self.binding is not None
-        actions: list[Action] = []
         if not ready:
-            return actions
-        grace = max(self.settings.grace, self._peer_grace)
-        for address in self.binding.deprecated:
-            ends = self._grace_ends.setdefault(address, now + grace)
-            due = self._usage_due.setdefault(address, ends)
-            if now >= due and address not in self._counting and address not in self._releasing:
-                actions += self._step(Step.GRACE, now)
-                self._counting.add(address)
-                actions.append(ReadUsage(address))
+            return []
+        due = self._releases.advance(self.binding.deprecated, now, max(self.settings.grace, self._peer_grace))
+        actions: list[Action] = []
+        if any(isinstance(action, ReadUsage) for action in due):
+            actions += self._step(Step.GRACE, now)
+        actions += due
         if not self.binding.deprecated and self.handover is not None:
             actions += self._step(Step.RELEASED, now)
             actions.append(Report(Fact.HANDOVER_FINISHED, handover=self.handover.ended(Result.DONE)))
             self.handover = None
         return actions
-
-    def _forget_deprecated(self, address: IPAddress) -> None:
-        for table in (self._grace_ends, self._usage_due, self._usage_delay, self.waiting):
-            table.pop(address, None)
-        self._counting.discard(address)
 
     def _step(self, step: Step, now: float) -> list[Action]:
         if self.handover is None or self.handover.reached(step):

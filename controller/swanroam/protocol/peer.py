@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from ipaddress import ip_address
 from typing import Any
 
 from swanroam.protocol.authorisation import Policy, Surroundings
@@ -38,17 +37,19 @@ from swanroam.protocol.events import (
     TimerExpired,
     UsageRead,
 )
-from swanroam.protocol.handover import Handover
+from swanroam.protocol.handover import Step
 from swanroam.protocol.host_state import HostState, Pair, host_state
 from swanroam.protocol.messages import (
     Acknowledgment,
     AddressChange,
     FiltersReply,
     FiltersRequest,
+    IPAddress,
     Message,
     PathResponse,
 )
 from swanroam.protocol.mobile import Mobile, MobileSettings
+from swanroam.protocol.snapshot import Snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +73,12 @@ class PeerMachine:
             token,
             grace=settings.mobile.grace,
             instance=settings.mobile.instance,
-            forget_after=settings.forget_after,
         )
         self.associations: tuple[Association, ...] = ()
         self.surroundings = Surroundings()
         self._remembered_peer: Binding | None = None
+        self._present = 0.0
+        """When there was last an IKE_SA with the peer, or a message of it."""
         self._now = 0.0
 
     @property
@@ -90,7 +92,7 @@ class PeerMachine:
 
     @property
     def peer(self) -> Binding | None:
-        """The peer's binding; while it has not registered, where charon has its IKE_SA."""
+        """The peer's binding; while it has not registered, where charon has or had its IKE_SA."""
         if self.correspondent.binding is not None:
             return self.correspondent.binding
         if not self.associations:
@@ -108,11 +110,17 @@ class PeerMachine:
     def feed(self, event: Event, now: float) -> list[Action]:
         """Takes one event; returns what is to be done, in order."""
         self._now = now
+        if self.associations or isinstance(event, AssociationsRead | MessageReceived):
+            self._present = now
         actions = self._dispatch(event, now)
+        if self.managed and not self.associations and now >= self._present + self.settings.forget_after:
+            actions += self._forget(now)
+        self._remember(now)
         pair = self.pair
         if pair is not None:
             actions += self.correspondent.advance(self.associations, pair.local, now)
-            peer_moving = self.correspondent.handover is not None
+            peers = self.correspondent.handover
+            peer_moving = peers is not None and not peers.reached(Step.FILTERS)
             actions += self.mobile.advance(self.associations, pair.remote, peer_moving, now)
         return actions
 
@@ -134,46 +142,44 @@ class PeerMachine:
     def deadline(self) -> float | None:
         """When to feed TimerExpired. Times that passed before the last event have had their chance."""
         times = [*self.mobile.deadlines(), *self.correspondent.deadlines()]
+        if self.managed and not self.associations:
+            times.append(self._present + self.settings.forget_after)
         return min((time for time in times if time > self._now), default=None)
+
+    def counterparts(self, address: IPAddress) -> frozenset[IPAddress]:
+        """The addresses on the other side of the sockets to be counted for ReadUsage of an address."""
+        own, peer = self.own, self.peer
+        if own is not None and address in own.addresses:
+            remotes = peer.addresses if peer is not None else ()
+            return frozenset((*remotes, *self.correspondent.lingering))
+        return frozenset(own.addresses if own is not None else ())
 
     # --- a restart ----------------------------------------------------------------------------------------------
 
     def snapshot(self) -> dict[str, Any]:
         """What must survive a restart, as JSON can hold it."""
         mobile, correspondent = self.mobile, self.correspondent
-        peer = self.peer
-        return {
-            "sequence": mobile.sequence,
-            "managed": mobile.managed,
-            "own": _binding_out(mobile.binding),
-            "handover": None if mobile.handover is None else mobile.handover.name,
-            "ours": sorted(map(str, mobile.ours)),
-            "last_sequence": correspondent.last_sequence,
-            "peer": _binding_out(correspondent.binding),
-            "remembered_peer": _binding_out(peer),
-            "proven": str(correspondent.proven) if correspondent.proven is not None else None,
-            "lingering": sorted(map(str, correspondent.lingering)),
-        }
+        return Snapshot(
+            sequence=mobile.sequence,
+            managed=mobile.managed,
+            own=mobile.binding,
+            handover=None if mobile.handover is None else mobile.handover.id,
+            ours=tuple(mobile.ours),
+            accepted=mobile.accepted,
+            last_sequence=correspondent.last_sequence,
+            peer=correspondent.binding,
+            remembered_peer=self.peer,
+            proven=correspondent.proven,
+            lingering=correspondent.lingering,
+        ).to_json()
 
-    def restore(self, snapshot: dict[str, Any], now: float) -> None:
-        """Takes over what an earlier run stored. Raises ValueError or KeyError when it is not a snapshot."""
-        self._now = now
-        mobile, correspondent = self.mobile, self.correspondent
-        mobile.sequence = int(snapshot["sequence"])
-        mobile.binding = _binding_in(snapshot["own"])
-        mobile.managed = bool(snapshot["managed"]) and mobile.binding is not None
-        if snapshot["handover"] is not None and mobile.binding is not None and mobile.binding.deprecated:
-            old, new = mobile.binding.deprecated[-1], mobile.binding.current
-            mobile.handover = Handover(bytes.fromhex(snapshot["handover"]), old, new, mobile.sequence, now)
-        mobile.ours = {ip_address(text) for text in snapshot["ours"]}
-        self._remembered_peer = _binding_in(snapshot["remembered_peer"])
-        correspondent.restore(
-            last_sequence=int(snapshot["last_sequence"]),
-            binding=_binding_in(snapshot["peer"]),
-            proven=ip_address(snapshot["proven"]) if snapshot["proven"] is not None else None,
-            lingering=[ip_address(text) for text in snapshot["lingering"]],
-            now=now,
-        )
+    def restore(self, stored: dict[str, Any], now: float) -> None:
+        """Takes over what an earlier run stored. Raises ValueError when it is not a snapshot; then nothing changed."""
+        snapshot = Snapshot.from_json(stored)
+        self._now = self._present = now
+        self._remembered_peer = snapshot.remembered_peer
+        self.mobile.restore(snapshot, now)
+        self.correspondent.restore(snapshot, now)
 
     # --- inside -------------------------------------------------------------------------------------------------
 
@@ -181,7 +187,7 @@ class PeerMachine:
         match event:
             case AssociationsRead(associations):
                 self.associations = associations
-                self.mobile.associations_read(associations)
+                self.mobile.associations_read(associations, now)
                 return []
             case AddressesRead(preferred, usable):
                 self.mobile.addresses_read(preferred, usable, now)
@@ -189,12 +195,13 @@ class PeerMachine:
             case MessageReceived(message):
                 return self._message(message, now)
             case FiltersEstablished(pair):
-                self.mobile.filters_established(pair)
+                self.mobile.filters_established(pair, now)
                 return []
             case FiltersFailed(pair, reason):
                 return self.mobile.filters_failed(pair, reason, now)
             case FiltersReleased(address):
-                return self.mobile.filters_released(address, now)
+                self.mobile.filters_released(address, now)
+                return []
             case UsageRead(address, sockets):
                 own = self.own is not None and address in self.own.addresses
                 half = self.mobile if own else self.correspondent
@@ -207,7 +214,11 @@ class PeerMachine:
     def _message(self, message: Message, now: float) -> list[Action]:
         match message:
             case AddressChange():
-                return self.correspondent.changed(message, self.associations, self.surroundings, now)
+                before = self.correspondent.peer_instance
+                actions = self.correspondent.changed(message, self.associations, self.surroundings, now)
+                if before not in (b"", self.correspondent.peer_instance):
+                    self.mobile.peer_restarted(now)
+                return actions
             case Acknowledgment():
                 return self.mobile.acknowledged(message, now)
             case PathResponse():
@@ -215,13 +226,18 @@ class PeerMachine:
             case FiltersRequest() | FiltersReply():
                 return [Report(Fact.UNEXPECTED_MESSAGE, type(message).__name__)]
 
+    def _forget(self, now: float) -> list[Action]:
+        if self._remembered_peer is not None:
+            self.correspondent.linger(self._remembered_peer.current, now)
+        self.correspondent.forget(now)
+        self.mobile.forget()
+        return [Report(Fact.PEER_FORGOTTEN, f"no IKE_SA and no message for {self.settings.forget_after:.0f} s")]
 
-def _binding_out(binding: Binding | None) -> list[str] | None:
-    return None if binding is None else [str(address) for address in binding.addresses]
-
-
-def _binding_in(addresses: list[str] | None) -> Binding | None:
-    if addresses is None:
-        return None
-    current, *deprecated = (ip_address(text) for text in addresses)
-    return Binding(current, tuple(deprecated))
+    def _remember(self, now: float) -> None:
+        """An address where an unregistered peer was stays guarded, as one that it released does."""
+        before, after = self._remembered_peer, self.peer
+        if before is not None and after is not None and self.managed:
+            for address in before.addresses:
+                if address not in after.addresses:
+                    self.correspondent.linger(address, now)
+        self._remembered_peer = after
