@@ -86,7 +86,7 @@ def children(ike_sa: IkeSa) -> set[tuple[str, Mode]]:
 
 
 def enter_second_network(lab: Lab) -> Lab:
-    """The mobile host in two networks, and the hosts with the inner addresses that their controllers would give them."""
+    """The mobile host in two networks, the hosts with the inner addresses that their controllers would give them."""
     lab.start()
     lab.mobile.add_address("net-b")
     for host in lab.hosts:

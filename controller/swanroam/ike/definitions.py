@@ -22,6 +22,7 @@ from vici.protocol import Packet
 from swanroam.ike.associations import Mode
 from swanroam.ike.messages import (
     MAX_PACKET,
+    IkeError,
     RawMessage,
     RawValue,
     ViciInput,
