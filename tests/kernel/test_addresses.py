@@ -79,7 +79,8 @@ def test_first_snapshot_has_what_is_there() -> None:
         assert host.find(OLD6) == LocalAddress(OLD6, 64, "net-a", index, scope=0, permanent=True)
         assert addresses(host) == {OLD, OLD6}
         assert host.link(index) == LinkState(index, "net-a", up=True, running=True)
-        assert {link.name for link in host.links} == {"net-a", "net-a-far", "net-b", "net-b-far"}
+        assert {link.name for link in host.links} >= {"net-a", "net-b"}
+        assert "lo" not in {link.name for link in host.links}
 
     scenario(steps)
 
@@ -200,7 +201,7 @@ def test_removed_interface_takes_its_addresses_along() -> None:
         await anext(watch)
         ip("link del net-a")
         host = await until(watch, lambda host: not host.addresses)
-        assert {link.name for link in host.links} == {"net-b", "net-b-far"}
+        assert not {link.name for link in host.links} & {"net-a", "net-a-far"}
 
     scenario(steps)
 
