@@ -1,8 +1,8 @@
 """Asynchronous iterator of the kernel's XFRM events.
 
 Events wait in the socket's receive buffer until the consumer asks for the next one; there is no second queue. When that
-buffer is full the kernel drops events and says so once: the iterator yields `Overrun` and goes on, and the consumer
-reads the tables again.
+buffer is full the kernel drops events and says so once: the iterator drops what is left in the buffer, yields `Overrun`
+and goes on, and the consumer reads the tables again.
 Source: netlink(7), "ENOBUFS"; enum xfrm_nlgroups in include/uapi/linux/xfrm.h.
 """
 
@@ -76,6 +76,7 @@ class XfrmMonitor:
         except OSError as error:
             if error.errno != errno.ENOBUFS:
                 raise error_for(error.errno or errno.EIO, "read XFRM events") from error
+            self._receiver.drain()
             self._ready.append(Overrun())
             return True
         if datagram is None:

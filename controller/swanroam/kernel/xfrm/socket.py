@@ -116,6 +116,17 @@ class Receiver:
             if sender[0] == 0:  # other processes have no say here
                 return bytes(self._view[:size])
 
+    def drain(self) -> None:
+        """Throw away what is waiting. To be called after ENOBUFS: the kernel reports an overrun once, and drops everything
+        without a word until the buffer has been empty (netlink_overrun, netlink_rcv_wake)."""
+        while True:
+            try:
+                if self.receive() is None:
+                    return
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+
 
 class XfrmSocket:
     """Asynchronous client of NETLINK_XFRM. Use as `async with XfrmSocket() as xfrm:`; needs CAP_NET_ADMIN.
@@ -226,6 +237,8 @@ class XfrmSocket:
             self._fail_all(error.errno, str(error))
         except OSError as error:
             self._fail_all(error.errno or errno.EIO, "answers of the kernel were lost")
+            if error.errno == errno.ENOBUFS:
+                self._receiver.drain()
 
     def _dispatch(self, message: Message) -> None:
         exchange = self._exchanges.get(message.sequence)
