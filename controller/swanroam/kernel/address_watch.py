@@ -162,6 +162,8 @@ class AddressWatch:
         self._monitor: Any = None  # AsyncIPRSocket
         self._listener: asyncio.Task[None] | None = None
         self._woken = asyncio.Event()
+        self._urgent = asyncio.Event()
+        """Set while more than the routing has changed."""
         self._pending = _Change.NOTHING
         self._last: HostAddresses | None = None
         self._links: dict[int, LinkState] = {}
@@ -201,6 +203,7 @@ class AddressWatch:
             await self._woken.wait()
             await self._settle()
             self._woken.clear()
+            self._urgent.clear()
             self._check_listener()
             pending, self._pending = self._pending, _Change.NOTHING
             try:
@@ -278,6 +281,8 @@ class AddressWatch:
         if change & _Change.ROUTING:
             self._routing += 1
         self._pending |= change
+        if change & (_Change.ADDRESSES | _Change.LINKS):
+            self._urgent.set()
         self._woken.set()
 
     def _check_listener(self) -> None:
@@ -288,13 +293,15 @@ class AddressWatch:
             raise AddressWatchError(f"address changes are no longer heard: {cause or 'stopped'}") from cause
 
     async def _settle(self) -> None:
+        """Let a burst come to its end. Only changes of the routing alone are held back longer than that."""
         if self._last is None:
             return
-        pause = SETTLE
-        if self._pending is _Change.ROUTING:
+        if not self._urgent.is_set():
             since = asyncio.get_running_loop().time() - self._last_emitted
-            pause = max(pause, ROUTING_INTERVAL - since)
-        await asyncio.sleep(pause)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(ROUTING_INTERVAL - since):
+                    await self._urgent.wait()
+        await asyncio.sleep(SETTLE)
 
     # Reading
 
