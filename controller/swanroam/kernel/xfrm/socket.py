@@ -117,8 +117,8 @@ class Receiver:
                 return bytes(self._view[:size])
 
     def drain(self) -> None:
-        """Throw away what is waiting. To be called after ENOBUFS: the kernel reports an overrun once, and drops everything
-        without a word until the buffer has been empty (netlink_overrun, netlink_rcv_wake)."""
+        """Throw away what is waiting. Needed after ENOBUFS: the kernel reports an overrun once, and then drops in
+        silence until the buffer has been empty (netlink_overrun, netlink_rcv_wake)."""
         while True:
             try:
                 if self.receive() is None:
