@@ -98,6 +98,11 @@ class CarrierSettings:
     control_mark: int = 0x5353
 
     @property
+    def admitted_mark(self) -> int:
+        """skb mark of packets that came out of the carrier and were admitted."""
+        return (self.control_mark + 1) & 0xFFFFFFFF or 1
+
+    @property
     def control_table(self) -> int:
         return self.table + 1
 
@@ -253,7 +258,7 @@ class CarrierPlane:
         return {family: await self._ingress(device).dropped() for family, device in devices.items()}
 
     def _ingress(self, device: Device) -> Ingress:
-        return Ingress(self._netlink, device.family, device.index)
+        return Ingress(self._netlink, device.family, device.index, self._settings.admitted_mark)
 
     def _route(self, carrier: Carrier, index: int) -> TunnelRoute:
         table = self._settings.control_table if carrier.control_only else self._settings.table

@@ -7,6 +7,9 @@ ingress, before routing, except for admitted pairs of inner addresses:
 - ESP, which authenticates itself: the SA decides. Fragments of it as well, IPv6 fragment headers included.
 - IKE (UDP to port 500 or 4500), which authenticates itself, too. Fragments of IKE datagrams are dropped: charon
   fragments inside IKE (RFC 7383, on by default), and behind the first fragment nobody could tell the port.
+- What an admitted packet contained, once IPsec has taken it apart: the kernel runs the inner packet of a tunnel-mode
+  SA through the ingress of the device on which its ESP came. It is told by the mark that admitted packets get here and
+  keep through decryption; the security policies, which come next, check that it was protected.
 - With `clear_inner` everything of the pair, which gets a mark that a security policy can ask for. Only for packets
   whose outer packet was protected by ESP; that this is so is enforced by the outer pair's security policies, not here.
 
@@ -51,8 +54,9 @@ _ETHERTYPES: Final = {4: 0x0800, 6: 0x86DD}
 class _Priority(IntEnum):
     """Order in which the kernel asks the filters; lower first."""
 
-    PROTECTED = 1
-    CLEAR = 2  # after PROTECTED: an inner ESP or IKE packet must not get the mark
+    DECRYPTED = 1
+    PROTECTED = 2
+    CLEAR = 3  # after PROTECTED: an inner ESP or IKE packet must not get the mark of clear ones
     DROP = 0xFFFF
 
 
@@ -82,7 +86,7 @@ class Admitted:
 
 @dataclass(frozen=True, slots=True)
 class _Filter:
-    """One flower filter. `ip_protocol` 0: any; `port` 0: any; `mark` 0: the packet stays unmarked."""
+    """One flower filter. `ip_protocol` 0: any; `port` 0: any; `mark` 0: the packet gets the mark of admitted ones."""
 
     remote: IPAddress
     local: IPAddress
@@ -126,10 +130,11 @@ def _filters(admitted: Iterable[Admitted]) -> set[_Filter]:
 
 
 class Ingress:
-    """The ingress filter of one carrier device."""
+    """The ingress filter of one carrier device. `admitted_mark`: skb mark of admitted packets, not 0."""
 
-    def __init__(self, netlink: RouteSocket, family: AddressFamily, index: int) -> None:
+    def __init__(self, netlink: RouteSocket, family: AddressFamily, index: int, admitted_mark: int) -> None:
         self._netlink = netlink
+        self._admitted_mark = admitted_mark
         self._version = 4 if family == AF_INET else 6
         self._index = index
         self._name = f"swanroam{self._version}"
@@ -137,7 +142,7 @@ class Ingress:
     async def close(self) -> None:
         """Drop everything that is not admitted. Idempotent; to be called before the device is set up.
 
-        Raises RouteSocketError: EOPNOTSUPP or ENOENT when the kernel lacks sch_ingress, cls_matchall or act_gact.
+        Raises RouteSocketError: EOPNOTSUPP or ENOENT when the kernel lacks sch_ingress, cls_matchall, cls_fw or act_gact.
         """
         qdiscs = await self._netlink.listing(self._message(tcmsg, 0), RTM_GETQDISC, "list queueing disciplines")
         if not any(q["index"] == self._index and q.get_attr("TCA_KIND") == "clsact" for q in qdiscs):
@@ -153,6 +158,13 @@ class Ingress:
                 ("TCA_OPTIONS", {"attrs": [("TCA_MATCHALL_ACT", action)]}),
             ]
             await self._netlink.execute(message, RTM_NEWTFILTER, ADD, f"add default drop to {self._name}")
+        if not await self._filters_of("fw"):
+            message = self._message(FilterMessage, _INGRESS, handle=self._admitted_mark)
+            message["info"] = _Priority.DECRYPTED << 16 | htons(_ETH_P_ALL)
+            action = get_tca_action({"action": "ok"})
+            message["attrs"] = [("TCA_KIND", "fw"), ("TCA_OPTIONS", {"attrs": [("TCA_FW_ACT", action)]})]
+            what = f"add filter for decrypted packets to {self._name}"
+            await self._netlink.execute(message, RTM_NEWTFILTER, ADD, what)
 
     async def find(self) -> frozenset[Admitted]:
         """The pairs that are admitted now; half-made ones do not count. Raises RouteSocketError."""
@@ -224,8 +236,7 @@ class Ingress:
         version, ethertype = self._version, _ETHERTYPES[self._version]
         ones = "255.255.255.255" if version == 4 else "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"
         actions: list[dict[str, object]] = [{"kind": "gact", "action": "ok"}]
-        if item.mark:
-            actions.insert(0, {"kind": "skbedit", "mark": item.mark})
+        actions.insert(0, {"kind": "skbedit", "mark": item.mark or self._admitted_mark})
         options: list[tuple[str, object]] = [
             ("TCA_FLOWER_ACT", get_tca_action({"action": actions})),
             ("TCA_FLOWER_KEY_ETH_TYPE", ethertype),
@@ -257,11 +268,12 @@ def _decode(options: Any) -> _Filter | None:
     }
     if remote is None or local is None or masks != {4 if version == 4 else 16}:
         return None
+    ip_protocol = options.get_attr("TCA_FLOWER_KEY_IP_PROTO") or 0
     mark = options.get_nested("TCA_FLOWER_ACT", "TCA_ACT_PRIO_1", "TCA_ACT_OPTIONS", "TCA_SKBEDIT_MARK")
     return _Filter(
         ip_address(remote),
         ip_address(local),
-        options.get_attr("TCA_FLOWER_KEY_IP_PROTO") or 0,
+        ip_protocol,
         options.get_attr("TCA_FLOWER_KEY_UDP_DST") or 0,
-        mark or 0,
+        0 if ip_protocol else mark or 0,
     )

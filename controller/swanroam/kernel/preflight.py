@@ -51,7 +51,9 @@ _TRIAL_ADDRESSES: Final[dict[AddressFamily, tuple[IPAddress, IPAddress]]] = {
     AF_INET6: (IPv6Address("2001:db8::1"), IPv6Address("2001:db8::2")),
 }
 _KERNEL_PACKAGE: Final = "apt install linux-image-amd64 (cloud and container kernels leave it out)"
-_TC_OPTIONS: Final = "CONFIG_NET_SCH_INGRESS, NET_CLS_FLOWER, NET_CLS_MATCHALL, NET_ACT_GACT and NET_ACT_SKBEDIT"
+_TC_OPTIONS: Final = (
+    "CONFIG_NET_SCH_INGRESS, NET_CLS_FLOWER, NET_CLS_MATCHALL, NET_CLS_FW, NET_ACT_GACT and NET_ACT_SKBEDIT"
+)
 
 
 class Severity(Enum):
@@ -211,14 +213,14 @@ async def _remove_trial_device(netlink: RouteSocket, family: AddressFamily) -> N
 async def _ingress_filter(netlink: RouteSocket, device: Device) -> Finding:
     check = f"{_carrier_check(device.family)}: ingress filter"
     remote, local = _TRIAL_ADDRESSES[device.family]
-    ingress = Ingress(netlink, device.family, device.index)
+    ingress = Ingress(netlink, device.family, device.index, CarrierSettings().admitted_mark)
     try:
         await ingress.close()
         await ingress.admit([Admitted(remote, local, clear_inner=True, mark=1)])
     except RouteSocketError as error:
-        modules = "modprobe -a sch_ingress cls_flower cls_matchall act_gact act_skbedit"
+        modules = "modprobe -a sch_ingress cls_flower cls_matchall cls_fw act_gact act_skbedit"
         return Finding(check, Severity.FAILURE, str(error), f"{modules} (the kernel needs {_TC_OPTIONS})")
-    return _ok(check, "clsact, flower, matchall, gact and skbedit work")
+    return _ok(check, "clsact, flower, matchall, fw, gact and skbedit work")
 
 
 async def _routing(netlink: RouteSocket, device: Device, settings: CarrierSettings) -> Finding:

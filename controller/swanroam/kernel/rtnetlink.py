@@ -25,7 +25,7 @@ from pyroute2.netlink.rtnl import (
     RTM_NEWTFILTER,
 )
 from pyroute2.netlink.rtnl.rtmsg import LWTUNNEL_ENCAP_IP, LWTUNNEL_ENCAP_IP6, rtmsg
-from pyroute2.netlink.rtnl.tcmsg import cls_matchall, tcmsg
+from pyroute2.netlink.rtnl.tcmsg import cls_fw, cls_matchall, tcmsg
 from pyroute2.netlink.rtnl.tcmsg.common_act import tca_act_prio
 
 IPAddress = IPv4Address | IPv6Address
@@ -131,7 +131,7 @@ class FlowerOptions(nla):  # type: ignore[misc]  # pyroute2 has no type informat
 
 
 class FilterMessage(nlmsg):  # type: ignore[misc]  # pyroute2 has no type information
-    """struct tcmsg of a filter, whose TCA_OPTIONS may be flower's (tc-flower(8)) or matchall's.
+    """struct tcmsg of a filter, whose TCA_OPTIONS may be flower's (tc-flower(8)), matchall's or fw's.
 
     Not derived from pyroute2's tcmsg: a message class resolves its attributes' types once, for subclasses as well.
     """
@@ -152,6 +152,8 @@ class FilterMessage(nlmsg):  # type: ignore[misc]  # pyroute2 has no type inform
                 return FlowerOptions
             case "matchall":
                 return cls_matchall.options
+            case "fw":
+                return cls_fw.options
             case _:
                 return self.hex
 

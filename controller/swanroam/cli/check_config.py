@@ -1,0 +1,44 @@
+"""`swanroam check-config`: reads the file as the daemon would, and says what charon must have for it."""
+
+from __future__ import annotations
+
+import argparse
+
+from swanroam.cli.exits import Exit
+from swanroam.config import Config, load_config
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
+    parser = commands.add_parser("check-config", help="check the configuration file", description=__doc__)
+    parser.add_argument("--quiet", action="store_true", help="say nothing when the file is right")
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Exit status 0 when the file is right; all its errors otherwise."""
+    config = load_config(arguments.config)
+    if not arguments.quiet:
+        print(f"{arguments.config}: right; {len(config.peers)} peer{'s' if len(config.peers) != 1 else ''}")
+        print("The connections in swanctl.conf need this control child each:")
+        for peer in config.peers:
+            print(control_child(config, peer.connection))
+    return Exit.OK
+
+
+def control_child(config: Config, connection: str) -> str:
+    """The lines that a swanctl connection needs for the control channel."""
+    peer = next(peer for peer in config.peers if peer.connection == connection)
+    return "\n".join(
+        (
+            "",
+            f"connections.{connection}.children {{",
+            f"  {config.control.child} {{",
+            "    mode = tunnel",
+            f"    local_ts = {config.control.address}/128",
+            f"    remote_ts = {peer.control_address}/128",
+            f"    set_mark_out = {config.control.mark:#x}",
+            "    start_action = start",
+            "  }",
+            "}",
+        )
+    )

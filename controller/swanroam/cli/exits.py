@@ -1,0 +1,20 @@
+"""Exit statuses. A script can tell by them what has to be mended."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Exit(IntEnum):
+    """What `swanroam` returns."""
+
+    OK = 0
+    FAILED = 1  # the command was understood and could not be carried out; the message says why
+    USAGE = 2  # the command line is wrong
+    CONFIGURATION = 3  # the file is wrong, or names something that charon does not have
+    CHARON = 4  # charon's VICI socket is missing or does not answer
+    KERNEL = 5  # the kernel lacks ESP, IP-in-IP, XFRM migration or traffic control
+    PRIVILEGES = 6  # capabilities are missing
+    NOT_RUNNING = 7  # no daemon answers on the local API
+    ALREADY_RUNNING = 8  # another daemon has the runtime directory
+    ATTENTION = 9  # `status --check`: something needs an operator

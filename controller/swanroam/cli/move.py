@@ -1,0 +1,73 @@
+"""`swanroam move ADDRESS`: a planned move to an address that this host has."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from ipaddress import ip_address
+from typing import Any
+
+from swanroam.cli.client import ClientError, ask
+from swanroam.cli.exits import Exit
+from swanroam.cli.status import seconds
+from swanroam.config import load_config
+
+POLL = 0.1
+"""Seconds between two looks at how far the move is."""
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
+    parser = commands.add_parser("move", help="move to another address of this host", description=__doc__)
+    parser.add_argument("address", help="the address to move to; `auto` follows routing again")
+    parser.add_argument("--peer", metavar="NAME", help="only towards this peer; default: all")
+    parser.add_argument("--timeout", type=float, default=30.0, metavar="SECONDS", help="default: 30")
+    parser.add_argument("--no-wait", action="store_true", help="return as soon as the daemon has taken the order")
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Orders the move and follows it until the filters stand at the new address."""
+    config = load_config(arguments.config)
+    if arguments.address != "auto":
+        try:
+            ip_address(arguments.address)
+        except ValueError:
+            raise ClientError(f"{arguments.address!r} is not an IP address", Exit.USAGE) from None
+    api = config.runtime_directory / "api.sock"
+    answer = ask(api, {"command": "move", "address": arguments.address, "peer": arguments.peer})
+    peers: list[str] = answer["peers"]
+    if arguments.address == "auto" or arguments.no_wait:
+        print(f"ordered for {', '.join(peers)}")
+        return Exit.OK
+    waiting = dict.fromkeys(peers, "")
+    deadline = time.monotonic() + arguments.timeout
+    while waiting and time.monotonic() < deadline:
+        document = ask(api, {"command": "status"})
+        for peer in document["peers"]:
+            name = peer["name"]
+            if name in waiting and _arrived(peer, arguments.address):
+                print(f"{name}: moved to {arguments.address}{_timing(peer)}")
+                del waiting[name]
+            elif name in waiting:
+                waiting[name] = peer["problem"] or peer["state"]
+        if waiting:
+            time.sleep(POLL)
+    for name, state in waiting.items():
+        print(f"{name}: not there after {arguments.timeout:g} s: {state}; see `swanroam status`")
+    return Exit.FAILED if waiting else Exit.OK
+
+
+def _arrived(peer: dict[str, Any], address: str) -> bool:
+    own = peer["own"]
+    if own is None or own["current"] != address:
+        return False
+    handover = peer["handover"]
+    return handover is None or "filters" in handover["seconds"]
+
+
+def _timing(peer: dict[str, Any]) -> str:
+    handover = peer["handover"] or (peer["history"][-1] if peer["history"] else None)
+    if handover is None:
+        return " (it was there already)"
+    steps = ", ".join(f"{step} {seconds(at)}" for step, at in handover["seconds"].items())
+    return f" (handover {handover['id']}: {steps})"

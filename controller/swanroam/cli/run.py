@@ -1,0 +1,62 @@
+"""`swanroam run`: the daemon, in the foreground."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+
+import structlog
+
+from swanroam.cli.exits import Exit
+from swanroam.config import Config, load_config
+from swanroam.daemon import logs
+from swanroam.daemon.control_channel import ControlChannelError
+from swanroam.daemon.controller import HostError
+from swanroam.daemon.journal import JournalError
+from swanroam.daemon.requirements import Unmet, check_requirements
+from swanroam.daemon.run import AlreadyRunningError, DirectoryError
+from swanroam.daemon.run import run as run_daemon
+
+log = structlog.get_logger("swanroam")
+
+_STATUS = {
+    Unmet.PRIVILEGES: Exit.PRIVILEGES,
+    Unmet.KERNEL: Exit.KERNEL,
+    Unmet.CHARON: Exit.CHARON,
+    Unmet.CONFIGURATION: Exit.CONFIGURATION,
+}
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
+    """The command's options."""
+    return commands.add_parser("run", help="run the daemon in the foreground", description=__doc__)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Checks what it needs, then works until SIGTERM or SIGINT."""
+    config = load_config(arguments.config)
+    logs.configure(config.log.format, config.log.level)
+    return asyncio.run(_run(config))
+
+
+async def _run(config: Config) -> int:
+    requirements = await check_requirements(config)
+    for _, text in requirements.unmet:
+        print(f"swanroam: {text}", file=sys.stderr)
+    if requirements.unmet:
+        return _STATUS[requirements.unmet[0][0]]
+    for finding in requirements.findings:
+        log.warning("host_checked", check=finding.check, severity=finding.severity.value, what=finding.what)
+    try:
+        await run_daemon(config, requirements.families)
+    except AlreadyRunningError as error:
+        return _fail(error, Exit.ALREADY_RUNNING)
+    except (DirectoryError, JournalError, ControlChannelError, HostError) as error:
+        return _fail(error, Exit.FAILED)
+    return Exit.OK
+
+
+def _fail(error: Exception, status: Exit) -> int:
+    print(f"swanroam: {error}", file=sys.stderr)
+    return status

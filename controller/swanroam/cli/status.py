@@ -1,0 +1,91 @@
+"""`swanroam status`: how every peer is doing; the first line answers "is everything fine?"."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from swanroam.cli.client import ask
+from swanroam.cli.exits import Exit
+from swanroam.config import load_config
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
+    parser = commands.add_parser("status", help="show peers, addresses and handovers", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="the whole document, for programs")
+    parser.add_argument("--check", action="store_true", help=f"exit status {Exit.ATTENTION.value} unless all is fine")
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Prints the daemon's status document."""
+    config = load_config(arguments.config)
+    document = ask(config.runtime_directory / "api.sock", {"command": "status"})
+    del document["ok"]
+    print(json.dumps(document, indent=2) if arguments.json else render(document))
+    return Exit.ATTENTION if arguments.check and document["problems"] else Exit.OK
+
+
+def render(document: dict[str, Any]) -> str:
+    """The document for people, 80 columns."""
+    lines = [_headline(document)]
+    lines += [f"  ! {problem}" for problem in document["problems"]]
+    for peer in document["peers"]:
+        lines += ["", f"{peer['name']}: {peer['state']}", *_peer(peer)]
+    return "\n".join(lines)
+
+
+def seconds(value: float) -> str:
+    """A duration as people read it."""
+    return f"{value * 1000:.0f} ms" if value < 1 else f"{value:.1f} s"
+
+
+def _headline(document: dict[str, Any]) -> str:
+    running = sum(peer["handover"] is not None for peer in document["peers"])
+    moves = "no handover running" if not running else f"{running} handover{'s' if running > 1 else ''} running"
+    peers = f"{len(document['peers'])} peer{'s' if len(document['peers']) != 1 else ''}"
+    fine = "all is fine" if not document["problems"] else "attention needed"
+    return f"{fine}: {peers}, {moves}"
+
+
+def _peer(peer: dict[str, Any]) -> list[str]:
+    lines = [_line("connection", f"{peer['connection']}, filters by {peer['filters']}")]
+    if peer["name"] != peer["identity"]:
+        lines.append(_line("identity", peer["identity"]))
+    for label, binding in (("our address", peer["own"]), ("its address", peer["peer"])):
+        if binding is None:
+            lines.append(_line(label, "unknown: no IKE_SA"))
+        else:
+            old = f", still using {', '.join(binding['deprecated'])}" if binding["deprecated"] else ""
+            lines.append(_line(label, f"{binding['current']}{old}"))
+    for association in peer["associations"]:
+        what = "all CHILD_SAs installed" if association["complete"] else "CHILD_SAs missing"
+        where = f"{association['local']} - {association['remote']}"
+        lines.append(_line("IKE_SA", f"{association['ike_id']}: {where}, {what}"))
+    for carried in peer["carried"]:
+        inner, outer = f"{carried['local']} - {carried['remote']}", carried["outer"]
+        kind = " (control only: new address not proven yet)" if carried["control_only"] else ""
+        lines.append(_line("carrier", f"{inner} inside {outer}{kind}"))
+    for entry in peer["sockets"]:
+        owners = ", ".join(entry["owners"]) or "no process"
+        where = f"{entry['local']} - {entry['remote']}"
+        lines.append(_line("on carrier", f"{entry['protocol']} {where} {entry['state']} ({owners})"))
+    for handover in [entry for entry in (peer["handover"], peer["peer_handover"]) if entry is not None]:
+        lines += _handover("handover", handover)
+    if peer["history"] and peer["handover"] is None:
+        lines += _handover("last", peer["history"][-1])
+    return lines
+
+
+def _handover(label: str, handover: dict[str, Any]) -> list[str]:
+    detail = f": {handover['detail']}" if handover["detail"] else ""
+    steps = ", ".join(f"{step} {seconds(at)}" for step, at in handover["seconds"].items())
+    return [
+        _line(label, f"{handover['id']}  {handover['old']} -> {handover['new']}  {handover['result']}{detail}"),
+        _line("", steps or "nothing done yet"),
+    ]
+
+
+def _line(label: str, text: str) -> str:
+    return f"  {label:<12} {text}"

@@ -1,0 +1,154 @@
+"""Which of this host's addresses each peer should see: from the address watch to the machines."""
+
+from __future__ import annotations
+
+import asyncio
+from ipaddress import ip_address
+from typing import Any
+
+import structlog
+
+from swanroam.config import AddressSettings
+from swanroam.daemon.api import RequestError
+from swanroam.daemon.controller import Controller, Peer
+from swanroam.kernel.address_choice import AddressChooser, AddressHistory, Keep, Lost, MoveTo, WaitUntil
+from swanroam.kernel.address_watch import AddressWatch
+from swanroam.kernel.addresses import AddressSelection, HostAddresses
+from swanroam.protocol.events import AddressesRead
+from swanroam.protocol.messages import IPAddress
+
+log = structlog.get_logger("swanroam")
+
+POLL = 5.0
+"""Seconds between two decisions when nothing is heard: a peer's own move can change what routing picks towards it."""
+
+
+class AddressFollower:
+    """Keeps the machines informed about this host's addresses, for as long as `run` runs."""
+
+    def __init__(self, settings: AddressSettings, controller: Controller) -> None:
+        self._settings = settings
+        self._controller = controller
+        self._history = AddressHistory()
+        self._choosers = {
+            identity: AddressChooser(settings.prefer, settings.readd_window) for identity in controller.peers
+        }
+        self._told: dict[str, AddressesRead] = {}
+        self._host: HostAddresses | None = None
+        self._wake = asyncio.Event()
+
+    def look(self) -> None:
+        """Something may have changed: decide soon."""
+        self._wake.set()
+
+    def pinned(self, peer: Peer) -> str | None:
+        """The address that was ordered for this peer, while it stands."""
+        address = self._choosers[peer.settings.identity].pinned
+        return None if address is None else str(address)
+
+    async def run(self) -> None:
+        """Raises AddressWatchError when the kernel can't be listened to any more."""
+        selection = AddressSelection(self._settings.interfaces, self._settings.ignore_interfaces, self._settings.ignore)
+        async with AddressWatch(selection) as watch, asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._decide_when_woken(watch))
+            async for host in watch:
+                self._host = host
+                self._history.observe(host, self._now())
+                addresses = frozenset(local.address for local in host.addresses)
+                if addresses != self._controller.own_addresses:
+                    log.info("addresses_changed", addresses=sorted(map(str, addresses)))
+                    self._controller.own_addresses = addresses
+                self._wake.set()
+
+    async def order(self, request: dict[str, Any]) -> dict[str, Any]:
+        """API: a planned move. `address` is one of this host's, or `auto` to follow routing again."""
+        peers = self._named(request.get("peer"))
+        text = str(request.get("address"))
+        if text == "auto":
+            for peer in peers:
+                self._choosers[peer.settings.identity].unpin()
+        else:
+            address = self._usable(text)
+            for peer in peers:
+                self._check(peer, address)
+                self._choosers[peer.settings.identity].pin(address)
+        self._wake.set()
+        return {"peers": [peer.settings.name for peer in peers]}
+
+    def _named(self, name: object) -> list[Peer]:
+        if name is None:
+            peers = [peer for peer in self._controller.peers.values() if peer.settings.moves.we_may]
+            if not peers:
+                raise RequestError("no peer is configured towards which this host may move (peers: moves)")
+            return peers
+        settings = self._controller.config.peer(str(name))
+        if settings is None:
+            known = ", ".join(peer.settings.name for peer in self._controller.peers.values())
+            raise RequestError(f"no peer is called {name!r}; there are: {known}")
+        return [self._controller.peers[settings.identity]]
+
+    def _usable(self, text: str) -> IPAddress:
+        try:
+            address = ip_address(text)
+        except ValueError:
+            raise RequestError(f"{text!r} is not an IP address") from None
+        local = self._host.find(address) if self._host is not None else None
+        if local is None or not local.usable:
+            have = ", ".join(sorted(str(own) for own in self._controller.own_addresses)) or "none"
+            raise RequestError(f"{address} is not a usable address of this host; it has: {have}")
+        return address
+
+    def _check(self, peer: Peer, address: IPAddress) -> None:
+        machine = peer.machine
+        name = peer.settings.name
+        if not peer.settings.moves.we_may:
+            raise RequestError(f"{name}: the configuration lets only the peer move (moves: peer)")
+        if not machine.mobile.managed or machine.own is None:
+            raise RequestError(f"{name} has not answered yet: is swanroam running there? see `swanroam status`")
+        if machine.own.current.version != address.version:
+            raise RequestError(f"{name} is reached by IPv{machine.own.current.version}: {address} is another family")
+
+    async def _decide_when_woken(self, watch: AddressWatch) -> None:
+        wait = POLL
+        while True:
+            try:
+                async with asyncio.timeout(wait):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+            self._wake.clear()
+            wait = POLL
+            for identity, peer in self._controller.peers.items():
+                wait = min(wait, await self._decide(watch, identity, peer))
+
+    async def _decide(self, watch: AddressWatch, identity: str, peer: Peer) -> float:
+        """Tells one machine what is preferred now; returns in how many seconds to decide again."""
+        pair = peer.machine.pair
+        if pair is None or self._host is None or not peer.settings.moves.we_may:
+            return POLL
+        routed = await watch.source_for(pair.remote)
+        now = self._now()
+        decision = self._choosers[identity].decide(self._host, self._history, routed, pair.local, now)
+        preferred: IPAddress | None = None
+        again = POLL
+        match decision:
+            case Keep():
+                preferred = pair.local
+            case MoveTo(local, reason):
+                preferred = local.address
+                peer.log.debug("address_preferred", address=str(preferred), reason=reason.value)
+            case WaitUntil(time):
+                again = max(0.01, time - now)
+            case Lost(reason):
+                if identity not in self._told or self._told[identity].preferred is not None:
+                    peer.log.warning("address_lost", address=str(pair.local), reason=reason.value)
+        usable = frozenset(local.address for local in self._host.addresses if local.usable)
+        event = AddressesRead(preferred, usable)
+        if self._told.get(identity) != event:
+            self._told[identity] = event
+            self._controller.submit(peer, event)
+        return again
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()

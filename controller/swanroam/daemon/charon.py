@@ -1,0 +1,153 @@
+"""charon as the machines see it: which IKE_SAs there are with each peer, and who owns which inner address.
+
+charon's events are hints (some changes raise none): after each, and every POLL seconds, the associations are read
+anew, and a machine hears of them when they differ from what it knows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+from contextlib import aclosing
+from ipaddress import IPv6Address
+
+import structlog
+
+from swanroam.daemon.controller import Controller, Peer
+from swanroam.daemon.translation import ANY_TRAFFIC, ProtectedTraffic
+from swanroam.ike.associations import ChildSa, IkeSa, Mode, list_ike_sas
+from swanroam.ike.messages import ViciError
+from swanroam.ike.selectors import ANY_PORT, TrafficSelector
+from swanroam.ike.vici import ViciClient, ViciConnected, ViciDisconnected
+from swanroam.protocol.events import Association, AssociationsRead
+from swanroam.protocol.host_state import Pair
+
+log = structlog.get_logger("swanroam")
+
+EVENTS = ("ike-updown", "ike-rekey", "ike-update", "child-updown", "child-rekey")
+POLL = 5.0
+"""Seconds between two readings when no event comes: some changes of a CHILD_SA raise none."""
+SETTLE = 0.02
+"""Seconds to let a burst of events pass: an IKE_SA with two children raises three."""
+
+
+class CharonWatch:
+    """Keeps the machines informed about charon, for as long as `run` runs."""
+
+    def __init__(self, client: ViciClient, controller: Controller) -> None:
+        self.connected = False
+        self.trouble = ""
+        """Why charon can't be asked at present; empty when it can."""
+        self._client = client
+        self._controller = controller
+        self._wake = asyncio.Event()
+        self._owners: dict[IPv6Address, str] = {}
+        self._known: dict[str, tuple[Association, ...]] = {}
+
+    def owner(self, inner: IPv6Address) -> str | None:
+        """The IKE identity whose control CHILD_SA has this inner address, as charon authenticated it."""
+        return self._owners.get(inner)
+
+    def look(self) -> None:
+        """Something may have changed: read soon."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._listen())
+            tasks.create_task(self._read_when_woken())
+
+    async def _listen(self) -> None:
+        async with aclosing(self._client.events(EVENTS)) as events:
+            async for event in events:
+                match event:
+                    case ViciConnected():
+                        self.connected = True
+                        log.info("charon_connected", socket=str(self._client.socket_path))
+                    case ViciDisconnected(reason):
+                        self.connected = False
+                        log.warning("charon_lost", reason=reason)
+                self._wake.set()
+
+    async def _read_when_woken(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(POLL):
+                    await self._wake.wait()
+                await asyncio.sleep(SETTLE)
+            except TimeoutError:
+                pass
+            self._wake.clear()
+            try:
+                await self.read()
+                self.trouble = ""
+            except ViciError as error:
+                if str(error) != self.trouble:
+                    log.warning("charon_not_read", reason=str(error))
+                self.trouble = str(error)
+
+    async def read(self) -> None:
+        """Reads all IKE_SAs and tells the machines what is new. Raises ViciError."""
+        ike_sas = [ike_sa for ike_sa in await list_ike_sas(self._client, noblock=False) if ike_sa.is_usable]
+        self._owners = {
+            address: ike_sa.remote.identity for ike_sa in ike_sas for address in self._inner_addresses(ike_sa)
+        }
+        for identity, peer in self._controller.peers.items():
+            of_peer = [ike_sa for ike_sa in ike_sas if ike_sa.remote.identity == identity]
+            self._learn(peer, of_peer)
+            associations = tuple(
+                sorted(
+                    (association for ike_sa in of_peer if (association := self._association(peer, ike_sa))),
+                    key=lambda association: association.ike_id,
+                )
+            )
+            if associations != self._known.get(identity, ()):
+                self._known[identity] = associations
+                self._controller.submit(peer, AssociationsRead(associations))
+
+    def _inner_addresses(self, ike_sa: IkeSa) -> list[IPv6Address]:
+        control = ike_sa.child(self._controller.config.control.child)
+        return [
+            selector.start
+            for selector in (control.remote_ts if control is not None else ())
+            if isinstance(selector.start, IPv6Address) and selector.is_host(selector.start)
+        ]
+
+    def _learn(self, peer: Peer, ike_sas: Collection[IkeSa]) -> None:
+        """Which CHILD_SAs belong to the peer, and what they protect."""
+        data = [child for ike_sa in ike_sas for child in ike_sa.children if self._is_data(child)]
+        if peer.settings.children is not None:
+            peer.children |= frozenset(peer.settings.children)
+            data = [child for child in data if child.name in peer.settings.children]
+        else:
+            peer.children |= {child.name for child in data}
+        protected = frozenset(traffic for child in data for traffic in _protected(child))
+        if protected and protected != peer.protected:
+            peer.protected = protected if peer.protected == ANY_TRAFFIC else protected | peer.protected
+
+    def _is_data(self, child: ChildSa) -> bool:
+        return child.is_usable and child.mode is Mode.TRANSPORT
+
+    def _association(self, peer: Peer, ike_sa: IkeSa) -> Association | None:
+        local, remote = ike_sa.local.host, ike_sa.remote.host
+        if local is None or remote is None or local.version != remote.version:
+            return None
+        name = self._controller.config.control.child
+        control = ike_sa.child(name)
+        data = [ike_sa.child(child) for child in peer.children - {name}]
+        complete = control is not None and all(child is not None and child.mode is Mode.TRANSPORT for child in data)
+        return Association(Pair(local, remote), ike_sa.unique_id, control is not None, complete)
+
+
+def _protected(child: ChildSa) -> list[ProtectedTraffic]:
+    return [
+        ProtectedTraffic(local.protocol or remote.protocol, _port(local), _port(remote))
+        for local in child.local_ts
+        for remote in child.remote_ts
+    ]
+
+
+def _port(selector: TrafficSelector) -> int | None:
+    """The one port of a selector; a range is guarded whole, as XFRM selectors have no ranges."""
+    first, last = selector.ports
+    return first if first == last and selector.ports != ANY_PORT else None

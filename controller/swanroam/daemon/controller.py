@@ -1,0 +1,257 @@
+"""The heart of the daemon: one queue of events, one machine for each peer, one order of doing things.
+
+For each event: feed the machine; journal what it now knows; apply what it wants to the kernel; then carry out its
+actions. What takes time (charon, counting sockets) runs in tasks of its own, whose results come back as events.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+from collections import deque
+from collections.abc import Awaitable, Callable, Collection
+from ipaddress import IPv6Address
+from typing import Any, Protocol
+
+import structlog
+
+from swanroam.config import Config, FilterMethod, PeerSettings
+from swanroam.daemon.journal import Journal, JournalError
+from swanroam.daemon.translation import ANY_TRAFFIC, KernelState, ProtectedTraffic, kernel_state
+from swanroam.protocol.authorisation import Policy, Surroundings
+from swanroam.protocol.events import (
+    Action,
+    EstablishFilters,
+    Event,
+    Fact,
+    ReadUsage,
+    ReleaseFilters,
+    Report,
+    Send,
+    StateApplied,
+    TimerExpired,
+)
+from swanroam.protocol.handover import Handover
+from swanroam.protocol.messages import INSTANCE_SIZE, IPAddress, Message, Method
+from swanroam.protocol.mobile import MobileSettings
+from swanroam.protocol.peer import PeerMachine
+from swanroam.protocol.peer import PeerSettings as MachineSettings
+
+log = structlog.get_logger("swanroam")
+
+RETRANSMIT_CEILING = 5.0
+"""Seconds: the longest pause between two retransmissions."""
+RETRY_APPLY = 1.0
+"""Seconds after which a kernel state that could not be applied is tried again."""
+HISTORY = 50
+"""Finished handovers that `status` can show."""
+
+_WARNINGS = frozenset(
+    {
+        Fact.PEER_SILENT,
+        Fact.CHANGE_REFUSED_BY_PEER,
+        Fact.CHANGE_REFUSED,
+        Fact.PATH_NOT_PROVEN,
+        Fact.FILTERS_FAILED,
+        Fact.PEER_FORGOTTEN,
+    }
+)
+
+
+class Host(Protocol):
+    """This host's kernel and charon, as the controller uses them."""
+
+    async def apply(self, wanted: KernelState) -> bool:
+        """Makes the kernel as wanted; tells whether anything changed. Raises HostError."""
+
+    async def establish(self, peer: PeerSettings, action: EstablishFilters, children: Collection[str]) -> Event:
+        """Puts filters in place; the event tells how it went."""
+
+    async def release(self, peer: PeerSettings, action: ReleaseFilters) -> Event:
+        """Terminates the IKE_SAs of an address."""
+
+    async def usage(self, action: ReadUsage, others: Collection[IPAddress], *, own: bool) -> Event:
+        """Counts the sockets between an address (ours if `own`, else the peer's) and the others."""
+
+
+class HostError(Exception):
+    """The kernel could not be made as wanted; the message says what failed and what to do."""
+
+
+class Peer:
+    """A configured peer: its settings, its machine, and what is known of it besides."""
+
+    def __init__(self, settings: PeerSettings, config: Config, instance: bytes) -> None:
+        self.settings = settings
+        self.machine = PeerMachine(_machine_settings(settings, config, instance), secrets.token_bytes, random.random)
+        self.protected: frozenset[ProtectedTraffic] = ANY_TRAFFIC
+        self.children: frozenset[str] = frozenset({config.control.child})
+        """The CHILD_SAs that every IKE_SA with it must have: all that are or were installed, and the control one."""
+        self.log = log.bind(peer=settings.name)
+        self.history: deque[Handover] = deque(maxlen=HISTORY)
+        self.problem = ""
+        """The last thing that went wrong with this peer and was not mended since."""
+
+
+class Controller:
+    """Feeds the machines and does what they say."""
+
+    def __init__(
+        self,
+        config: Config,
+        host: Host,
+        journal: Journal,
+        send: Callable[[IPv6Address, Message], None],
+    ) -> None:
+        self.config = config
+        self._host = host
+        self._journal = journal
+        self._send = send
+        instance = secrets.token_bytes(INSTANCE_SIZE)
+        self.peers = {peer.identity: Peer(peer, config, instance) for peer in config.peers}
+        self.own_addresses: frozenset[IPAddress] = frozenset()
+        self._queue: asyncio.Queue[tuple[Peer, Event]] = asyncio.Queue()
+        self._applied: KernelState | None = None
+        self._tasks: asyncio.TaskGroup | None = None
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._stored = self._journal.load()
+        now = asyncio.get_running_loop().time()
+        for identity, peer in self.peers.items():
+            if identity in self._stored:
+                peer.machine.restore(self._stored[identity], now)
+
+    # --- from outside -------------------------------------------------------------------------------------------
+
+    def submit(self, peer: Peer, event: Event) -> None:
+        """Queues an event."""
+        self._queue.put_nowait((peer, event))
+
+    def quiesced(self) -> bool:
+        """Nothing of any handover is left on this host: the controller may go and take everything with it."""
+        return not any(_in_use(peer.machine) for peer in self.peers.values())
+
+    async def run(self) -> None:
+        """Works until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
+            await self._apply_all()
+            while True:
+                peer, event = await self._queue.get()
+                await self._process(peer, event)
+
+    async def _process(self, peer: Peer, event: Event) -> None:
+        loop = asyncio.get_running_loop()
+        others = (other.machine.peer for other in self.peers.values() if other is not peer)
+        peer.machine.surroundings = Surroundings(
+            own=self.own_addresses,
+            others=frozenset(address for binding in others if binding is not None for address in binding.addresses),
+        )
+        actions = peer.machine.feed(event, loop.time())
+        try:
+            changed = await self._apply_all()
+        except (HostError, JournalError) as error:
+            peer.problem = str(error)
+            peer.log.error("host_state_not_applied", error=str(error), retry_in_s=RETRY_APPLY)
+            loop.call_later(RETRY_APPLY, self.submit, peer, TimerExpired())
+            # Nothing may be promised to the peer that this host does not do; it will ask again.
+            actions = [action for action in actions if not isinstance(action, Send)]
+        else:
+            if changed:
+                peer.problem = ""
+                actions += peer.machine.feed(StateApplied(), loop.time())
+        for action in actions:
+            self._carry_out(peer, action)
+        self._set_timer(peer)
+
+    async def _apply_all(self) -> bool:
+        """Journal first, then the kernel: what a crash leaves behind is always known."""
+        snapshots = {identity: peer.machine.snapshot() for identity, peer in self.peers.items()}
+        self._journal.store(self._stored | snapshots)
+        wanted = kernel_state(
+            [(peer.machine.wanted(), peer.protected) for peer in self.peers.values()], self.config.control.prefix
+        )
+        if wanted == self._applied:
+            return False
+        self._applied = None  # should it fail half-way, the next event tries again
+        changed = await self._host.apply(wanted)
+        self._applied = wanted
+        return changed
+
+    def _carry_out(self, peer: Peer, action: Action) -> None:
+        match action:
+            case Send(message):
+                peer.log.debug("message_sent", message=type(message).__name__, sequence=message.sequence)
+                self._send(peer.settings.control_address, message)
+            case EstablishFilters():
+                self._start(peer, self._host.establish(peer.settings, action, peer.children))
+            case ReleaseFilters():
+                self._start(peer, self._host.release(peer.settings, action))
+            case ReadUsage(address):
+                machine = peer.machine
+                own = machine.own is not None and address in machine.own.addresses
+                binding = machine.peer if own else machine.own
+                others = binding.addresses if binding is not None else ()
+                self._start(peer, self._host.usage(action, others, own=own))
+            case Report():
+                self._report(peer, action)
+
+    def _start(self, peer: Peer, work: Awaitable[Event]) -> None:
+        async def finish() -> None:
+            self.submit(peer, await work)
+
+        assert self._tasks is not None
+        self._tasks.create_task(finish())
+
+    def _set_timer(self, peer: Peer) -> None:
+        if (timer := self._timers.pop(peer.settings.identity, None)) is not None:
+            timer.cancel()
+        if (deadline := peer.machine.deadline()) is not None:
+            loop = asyncio.get_running_loop()
+            self._timers[peer.settings.identity] = loop.call_at(deadline, self.submit, peer, TimerExpired())
+
+    def _report(self, peer: Peer, report: Report) -> None:
+        fields: dict[str, Any] = {}
+        if report.handover is not None:
+            fields["handover"] = report.handover.name
+        if report.fact is Fact.HANDOVER_FINISHED and report.handover is not None:
+            handover = report.handover
+            peer.history.append(handover)
+            fields |= {"old": str(handover.old), "new": str(handover.new), "result": handover.result.value}
+            fields |= {"seconds": handover.step_seconds}
+            if handover.detail:
+                fields["detail"] = handover.detail
+        elif report.fact is Fact.HANDOVER_STEP and report.handover is not None:
+            fields |= {"step": report.detail, "seconds": report.handover.step_seconds[report.detail]}
+        elif report.detail:
+            fields["detail"] = report.detail
+        if report.fact in _WARNINGS:
+            peer.problem = f"{report.fact.value}: {report.detail}"
+            peer.log.warning(report.fact.value, **fields)
+        else:
+            if report.fact in (Fact.HANDOVER_FINISHED, Fact.PEER_REGISTERED):
+                peer.problem = ""
+            peer.log.info(report.fact.value, **fields)
+
+
+def _in_use(machine: PeerMachine) -> bool:
+    own, peer = machine.own, machine.correspondent.binding
+    return bool((own and own.deprecated) or (peer and peer.deprecated) or machine.mobile.handover)
+
+
+def _machine_settings(peer: PeerSettings, config: Config, instance: bytes) -> MachineSettings:
+    method = Method.MIGRATE if peer.filters is FilterMethod.MIGRATE else Method.RENEGOTIATE
+    return MachineSettings(
+        mobile=MobileSettings(
+            active=peer.moves.we_may,
+            method=method,
+            first_retransmit=config.timing.first_retransmit,
+            ceiling=RETRANSMIT_CEILING,
+            give_up=config.timing.give_up,
+            refresh=config.timing.refresh,
+            grace=peer.grace,
+            instance=instance,
+        ),
+        policy=Policy(may_move=peer.moves.peer_may, allowed=peer.allow),
+        forget_after=config.timing.refresh * 10,
+    )

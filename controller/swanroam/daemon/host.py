@@ -1,0 +1,187 @@
+"""This host's kernel and charon, doing what the controller asks.
+
+The order in which the kernel is changed is what keeps protected traffic from leaving in clear: guards come before
+anything that needs them and go after everything that needed them. `apply` adds all wanted policies, then changes
+addresses, routes and filters, and only then removes policies that are no longer wanted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Iterable
+from contextlib import AsyncExitStack
+from socket import AddressFamily
+from types import TracebackType
+from typing import Self
+
+import structlog
+
+from swanroam.config import Config, PeerSettings
+from swanroam.daemon.controller import HostError
+from swanroam.daemon.translation import KernelState
+from swanroam.ike.definitions import Definitions, read_definitions
+from swanroam.ike.messages import IkeError
+from swanroam.ike.renegotiate import PeerReplacedError, Renegotiate
+from swanroam.ike.vici import ViciClient
+from swanroam.kernel.carrier import CarrierPlane, CarrierSettings
+from swanroam.kernel.inner import InnerPlane
+from swanroam.kernel.rtnetlink import RouteSocket, RouteSocketError
+from swanroam.kernel.sockets import SocketDiagError, sockets_on
+from swanroam.kernel.xfrm.errors import XfrmError
+from swanroam.kernel.xfrm.guards import prefix_guard
+from swanroam.kernel.xfrm.policies import apply_owned, clear_owned, find_owned
+from swanroam.kernel.xfrm.policy import Policy
+from swanroam.kernel.xfrm.socket import XfrmSocket
+from swanroam.protocol.events import (
+    EstablishFilters,
+    Event,
+    FiltersEstablished,
+    FiltersFailed,
+    FiltersReleased,
+    ReadUsage,
+    ReleaseFilters,
+    UsageRead,
+)
+from swanroam.protocol.messages import IPAddress
+
+log = structlog.get_logger("swanroam")
+
+CHARON_RETRY = 2.0
+"""Seconds until charon is asked again to end what it could not end."""
+
+
+def carrier_settings(config: Config) -> CarrierSettings:
+    """The carrier's numbers, as configured."""
+    return CarrierSettings(config.carrier.table, config.carrier.rule_priority, config.control.mark)
+
+
+class LocalHost:
+    """Use as `async with LocalHost(...)`. Changes of the kernel come one at a time; charon's work goes side by side."""
+
+    def __init__(self, config: Config, client: ViciClient, families: Collection[AddressFamily]) -> None:
+        self._config = config
+        self._families = families
+        self._filters = Renegotiate(client, self._definitions)
+        self._stack = AsyncExitStack()
+        self._xfrm: XfrmSocket
+        self._plane: CarrierPlane
+        self._inner: InnerPlane
+
+    async def __aenter__(self) -> Self:
+        """Opens the netlink sockets and makes the inner addresses, guarded. Raises HostError."""
+        control = self._config.control
+        settings = carrier_settings(self._config)
+        try:
+            self._xfrm = await self._stack.enter_async_context(XfrmSocket())
+            netlink = await self._stack.enter_async_context(RouteSocket())
+            self._plane = CarrierPlane(netlink, settings)
+            self._inner = InnerPlane(netlink, settings)
+            await apply_owned(self._xfrm, _and(await find_owned(self._xfrm), prefix_guard(control.prefix)))
+            await self._plane.arm(self._families)
+            peers = [peer.control_address for peer in self._config.peers]
+            await self._inner.apply(control.prefix, control.address, peers)
+        except (XfrmError, RouteSocketError) as error:
+            await self._stack.aclose()
+            raise HostError(str(error)) from error
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+
+    # --- the kernel -----------------------------------------------------------------------------------------------
+
+    async def apply(self, wanted: KernelState) -> bool:
+        """Makes the kernel as wanted; tells whether anything changed. Raises HostError."""
+        try:
+            found = await find_owned(self._xfrm)
+            guarded = await apply_owned(self._xfrm, _and(found, wanted.policies))
+            changes = await self._plane.apply(wanted.held, wanted.carriers, wanted.admitted)
+            cleaned = await apply_owned(self._xfrm, wanted.policies)
+        except (XfrmError, RouteSocketError) as error:
+            raise HostError(str(error)) from error
+        for text in (*map(str, guarded.added), *changes.added):
+            log.debug("kernel_object_added", what=text)
+        for text in (*changes.removed, *map(str, cleaned.deleted)):
+            log.debug("kernel_object_removed", what=text)
+        return bool(guarded or changes or cleaned)
+
+    async def clear(self) -> None:
+        """Takes everything of ours out of the kernel, guards last. Raises HostError."""
+        try:
+            await self._inner.clear()
+            await self._plane.clear()
+            await clear_owned(self._xfrm)
+        except (XfrmError, RouteSocketError) as error:
+            raise HostError(str(error)) from error
+
+    async def dropped_by_ingress(self) -> int:
+        """Packets that came out of the carrier and were not admitted. Raises HostError."""
+        try:
+            return sum((await self._plane.dropped()).values())
+        except RouteSocketError as error:
+            raise HostError(str(error)) from error
+
+    async def usage(self, action: ReadUsage, others: Collection[IPAddress], *, own: bool) -> Event:
+        """Counts the sockets between an address (ours if `own`, else the peer's) and the others."""
+        try:
+            found = await (sockets_on(action.address, None) if own else sockets_on(None, action.address))
+        except SocketDiagError as error:
+            log.warning("sockets_not_read", error=str(error))
+            return UsageRead(action.address, 1)  # what can't be ruled out is taken for granted
+        used = [entry for entry in found if not entry.lingering and not entry.listening]
+        if own:
+            used = [entry for entry in used if entry.remote in others or not entry.connected]
+        return UsageRead(action.address, len(used))
+
+    # --- charon ---------------------------------------------------------------------------------------------------
+
+    async def establish(self, peer: PeerSettings, action: EstablishFilters, children: Collection[str]) -> Event:
+        """Puts filters for a pair in place; the event tells how it went."""
+        pair = action.pair
+        try:
+            ike_sa = await self._filters.establish(peer.connection, peer.identity, pair.local, pair.remote, children)
+            await self._filters.supersede(ike_sa)
+        except PeerReplacedError as error:
+            log.warning("peer_ended_old_filters", peer=peer.name, detail=str(error))
+        except IkeError as error:
+            return FiltersFailed(pair, str(error))
+        return FiltersEstablished(pair)
+
+    async def release(self, peer: PeerSettings, action: ReleaseFilters) -> Event:
+        """Ends every IKE_SA with the peer that has the address, and returns when none is left."""
+        while True:
+            try:
+                for ike_sa in await self._filters.find(peer.connection, peer.identity):
+                    if action.address in (ike_sa.local.host, ike_sa.remote.host):
+                        await self._filters.release(ike_sa.unique_id)
+                await self._filters.unload_unused(peer.connection)
+            except IkeError as error:
+                log.warning("filters_not_released", peer=peer.name, address=str(action.address), error=str(error))
+                await asyncio.sleep(CHARON_RETRY)
+            else:
+                return FiltersReleased(action.address)
+
+    async def _definitions(self) -> Definitions:
+        return await read_definitions(swanctl=self._config.swanctl, file=self._config.swanctl_file)
+
+
+async def clear_host(config: Config) -> list[str]:
+    """Takes everything of ours out of the kernel, whoever left it there; says what it was. Raises HostError."""
+    settings = carrier_settings(config)
+    try:
+        async with XfrmSocket() as xfrm, RouteSocket() as netlink:
+            inner = await InnerPlane(netlink, settings).clear()
+            carriers = await CarrierPlane(netlink, settings).clear()
+            policies = await clear_owned(xfrm)
+    except (XfrmError, RouteSocketError) as error:
+        raise HostError(str(error)) from error
+    return [*inner.removed, *carriers.removed, *(f"policy {policy}" for policy in policies)]
+
+
+def _and(found: Iterable[Policy], wanted: Iterable[Policy]) -> set[Policy]:
+    """The wanted policies, and those found that they do not replace."""
+    by_key = {policy.key: policy for policy in found}
+    by_key |= {policy.key: policy for policy in wanted}
+    return set(by_key.values())

@@ -1,0 +1,80 @@
+"""What must survive a crash of the controller: one JSON file, replaced whole before anything is done.
+
+A write goes to a temporary file beside it, is flushed to disk and renamed over the old one (rename(2) is atomic), so
+that a torn write leaves the old journal. The kernel objects themselves are found by their marks; the journal says
+what they are for. After a reboot sockets and kernel state are gone, so only the sequences are taken over: they must
+never go back (RFC 6275 §15.3).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+VERSION = 1
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+class JournalError(Exception):
+    """The journal can't be read or written; the message says which file and what to do."""
+
+
+class Journal:
+    """The stored snapshots of all peers, by identity."""
+
+    def __init__(self, path: Path, *, boot_id: str | None = None) -> None:
+        self.path = path
+        self._boot_id = boot_id if boot_id is not None else _BOOT_ID.read_text().strip()
+        self._stored: str | None = None
+
+    def load(self) -> dict[str, dict[str, Any]]:
+        """The snapshots of the last run; empty when there was none. Raises JournalError."""
+        try:
+            text = self.path.read_text()
+        except FileNotFoundError:
+            return {}
+        except OSError as error:
+            raise JournalError(f"cannot read the journal {self.path}: {error.strerror}") from error
+        try:
+            document = json.loads(text)
+            if document["version"] != VERSION:
+                raise JournalError(
+                    f"the journal {self.path} has version {document['version']}, this is version {VERSION}: "
+                    "run `swanroam cleanup` of the version that wrote it, then remove the file"
+                )
+            peers: dict[str, dict[str, Any]] = document["peers"]
+            same_boot = document["boot_id"] == self._boot_id
+        except (ValueError, KeyError, TypeError) as error:
+            raise JournalError(
+                f"the journal {self.path} is damaged ({error!r}): run `swanroam cleanup`, then remove the file"
+            ) from error
+        return peers if same_boot else {identity: _sequences_only(peer) for identity, peer in peers.items()}
+
+    def store(self, peers: dict[str, dict[str, Any]]) -> bool:
+        """Writes the snapshots when they differ from what was written last. Raises JournalError."""
+        document = {"version": VERSION, "boot_id": self._boot_id, "peers": peers}
+        text = json.dumps(document, indent=1, sort_keys=True)
+        if text == self._stored:
+            return False
+        temporary = self.path.with_name(self.path.name + ".new")
+        try:
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with os.fdopen(descriptor, "w") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self.path)
+        except OSError as error:
+            raise JournalError(
+                f"cannot write the journal {self.path}: {error.strerror}: make room or mend the permissions of "
+                f"{self.path.parent}"
+            ) from error
+        self._stored = text
+        return True
+
+
+def _sequences_only(peer: dict[str, Any]) -> dict[str, Any]:
+    empty = {"managed": False, "own": None, "peer": None, "remembered_peer": None, "proven": None, "handover": None}
+    return peer | empty | {"ours": [], "lingering": []}

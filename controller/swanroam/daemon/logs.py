@@ -1,0 +1,36 @@
+"""Logging: readable on a terminal, one JSON object a line otherwise.
+
+Events are past-tense facts with fields. Everything about one handover carries its id in the field ``handover``.
+Key material never gets here: the layers below do not hand it out.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import TextIO
+
+import structlog
+
+from swanroam.config import LogFormat, LogLevel
+
+
+def configure(log_format: LogFormat, level: LogLevel, stream: TextIO | None = None) -> None:
+    """Sets up structlog for the whole process; logs go to standard error unless told otherwise."""
+    target = stream if stream is not None else sys.stderr
+    terminal = log_format is LogFormat.CONSOLE or (log_format is LogFormat.AUTO and target.isatty())
+    processors: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    if terminal:
+        processors.append(structlog.dev.ConsoleRenderer(colors=target.isatty()))
+    else:
+        processors += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]
+    structlog.configure(
+        processors=processors,
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.value.upper()]),
+        logger_factory=structlog.PrintLoggerFactory(target),
+        cache_logger_on_first_use=False,
+    )

@@ -1,0 +1,176 @@
+"""The status document: everything that `swanroam status` shows, as JSON.
+
+Its version grows when a key changes its meaning or goes; new keys may come at any time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+from typing import Any
+
+from swanroam import __version__
+from swanroam.daemon.addresses import AddressFollower
+from swanroam.daemon.charon import CharonWatch
+from swanroam.daemon.control_channel import ControlChannel
+from swanroam.daemon.controller import Controller, Peer
+from swanroam.kernel.sockets import SocketInUse, owners, sockets_on
+from swanroam.protocol.binding import Binding
+from swanroam.protocol.handover import Handover
+from swanroam.protocol.host_state import Carried
+from swanroam.protocol.messages import IPAddress
+
+VERSION = 1
+
+
+class Status:
+    """Puts the document together."""
+
+    def __init__(
+        self, controller: Controller, charon: CharonWatch, addresses: AddressFollower, channel: ControlChannel
+    ) -> None:
+        self._controller = controller
+        self._charon = charon
+        self._addresses = addresses
+        self._channel = channel
+
+    async def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """API: the document."""
+        now = asyncio.get_running_loop().time()
+        peers = [await self._peer(peer, now) for peer in self._controller.peers.values()]
+        problems = [f"{peer['name']}: {peer['problem']}" for peer in peers if peer["problem"]]
+        if self._charon.trouble:
+            problems.insert(0, f"charon: {self._charon.trouble}")
+        return {
+            "version": VERSION,
+            "swanroam": __version__,
+            "identity": self._controller.config.identity,
+            "addresses": sorted(map(str, self._controller.own_addresses)),
+            "charon_connected": self._charon.connected,
+            "problems": problems,
+            "control_channel": {"dropped": dict(self._channel.dropped), "unsent": dict(self._channel.unsent)},
+            "peers": peers,
+        }
+
+    async def _peer(self, peer: Peer, now: float) -> dict[str, Any]:
+        machine = peer.machine
+        mobile, correspondent = machine.mobile, machine.correspondent
+        carried = sorted(machine.wanted().carried)
+        return {
+            "name": peer.settings.name,
+            "identity": peer.settings.identity,
+            "connection": peer.settings.connection,
+            "filters": peer.settings.filters.value,
+            "state": _state(peer),
+            "problem": peer.problem or _problem(peer),
+            "managed": machine.managed,
+            "pinned": self._addresses.pinned(peer),
+            "own": _binding(machine.own),
+            "peer": _binding(machine.peer),
+            "proven": _text(correspondent.proven),
+            "sequence": mobile.sequence,
+            "last_sequence": correspondent.last_sequence,
+            "refused": correspondent.refused,
+            "guarded_after_release": [str(address) for address in correspondent.lingering],
+            "associations": [
+                {
+                    "ike_id": association.ike_id,
+                    "local": str(association.pair.local),
+                    "remote": str(association.pair.remote),
+                    "control": association.control,
+                    "complete": association.complete,
+                }
+                for association in machine.associations
+            ],
+            "carried": [
+                {
+                    "local": str(entry.inner.local),
+                    "remote": str(entry.inner.remote),
+                    "outer": f"{entry.outer.local} - {entry.outer.remote}",
+                    "control_only": entry.control_only,
+                }
+                for entry in carried
+            ],
+            "sockets": await _sockets(carried),
+            "handover": _handover(mobile.handover, now),
+            "peer_handover": _handover(correspondent.handover, now),
+            "history": [_handover(handover, now) for handover in peer.history],
+        }
+
+
+def _state(peer: Peer) -> str:
+    machine = peer.machine
+    if not machine.associations and not machine.managed:
+        return "no IKE_SA with it"
+    if not machine.managed:
+        if not any(association.control for association in machine.associations):
+            return "not managed: no control CHILD_SA"
+        return "not managed: its controller has not answered"
+    if machine.mobile.silent:
+        return "its controller does not answer"
+    if machine.mobile.handover is not None:
+        return f"we are moving ({machine.mobile.handover.result.value})"
+    if machine.correspondent.handover is not None:
+        return f"it is moving ({machine.correspondent.handover.result.value})"
+    return "protected and ready to move"
+
+
+def _problem(peer: Peer) -> str:
+    machine = peer.machine
+    if machine.mobile.refusal:
+        return f"refused our address: {machine.mobile.refusal}"
+    if machine.associations and not machine.managed and machine.mobile.silent:
+        return (
+            "is swanroam running there? Without it a change of address ends the connections, "
+            "as it would without swanroam here"
+        )
+    return ""
+
+
+async def _sockets(carried: Collection[Carried]) -> list[dict[str, Any]]:
+    pairs = {entry.inner for entry in carried if not entry.control_only}
+    found: list[SocketInUse] = []
+    for pair in sorted(pairs):
+        found += await sockets_on(pair.local, pair.remote)
+    if not found:
+        return []
+    by_inode = await owners({entry.inode for entry in found})
+    return [
+        {
+            "protocol": entry.protocol.name.lower(),
+            "state": entry.state.name,
+            "local": _endpoint(entry.local, entry.local_port),
+            "remote": _endpoint(entry.remote, entry.remote_port),
+            "owners": [f"{owner.command}/{owner.pid}" for owner in by_inode.get(entry.inode, ())],
+        }
+        for entry in found
+    ]
+
+
+def _endpoint(address: IPAddress, port: int) -> str:
+    return f"{address}:{port}" if address.version == 4 else f"[{address}]:{port}"
+
+
+def _binding(binding: Binding | None) -> dict[str, Any] | None:
+    if binding is None:
+        return None
+    return {"current": str(binding.current), "deprecated": [str(address) for address in binding.deprecated]}
+
+
+def _handover(handover: Handover | None, now: float) -> dict[str, Any] | None:
+    if handover is None:
+        return None
+    return {
+        "id": handover.name,
+        "old": str(handover.old),
+        "new": str(handover.new),
+        "sequence": handover.sequence,
+        "result": handover.result.value,
+        "detail": handover.detail,
+        "age": round(now - handover.started, 3),
+        "seconds": handover.step_seconds,
+    }
+
+
+def _text(address: IPAddress | None) -> str | None:
+    return None if address is None else str(address)

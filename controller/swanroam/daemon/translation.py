@@ -1,0 +1,96 @@
+"""From what the machines want to what the kernel modules are told. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from ipaddress import IPv6Network
+
+from swanroam.kernel.carrier import Admitted, Carrier
+from swanroam.kernel.xfrm.constants import IPPROTO_IPIP, IPPROTO_IPV6, Direction
+from swanroam.kernel.xfrm.guards import bypass, guard, prefix_guard
+from swanroam.kernel.xfrm.policy import Policy
+from swanroam.protocol.host_state import HostState, Pair
+from swanroam.protocol.messages import IPAddress
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ProtectedTraffic:
+    """What the CHILD_SAs of a peer protect between its addresses and ours: the narrowest that guards must cover."""
+
+    protocol: int = 0
+    """IP protocol number; 0 is any."""
+    local_port: int | None = None
+    remote_port: int | None = None
+
+
+ANY_TRAFFIC = frozenset({ProtectedTraffic()})
+
+
+@dataclass(frozen=True, slots=True)
+class KernelState:
+    """The union over all peers, in the kernel modules' own words."""
+
+    held: frozenset[IPAddress]
+    carriers: frozenset[Carrier]
+    admitted: frozenset[Admitted]
+    policies: frozenset[Policy]
+
+
+def kernel_state(
+    peers: Collection[tuple[HostState, frozenset[ProtectedTraffic]]], control_prefix: IPv6Network
+) -> KernelState:
+    """What the kernel should have, given each peer's wanted state and the traffic that its CHILD_SAs protect."""
+    union = HostState()
+    policies: set[Policy] = set(prefix_guard(control_prefix))
+    for state, protected in peers:
+        union |= state
+        for pair in state.guarded:
+            for traffic in protected:
+                policies |= _guards(pair, traffic)
+    for pair in union.bypassed:
+        policies |= _bypasses(pair)
+    return KernelState(
+        held=union.held,
+        carriers=frozenset(
+            Carrier(
+                local=entry.inner.local,
+                remote=entry.inner.remote,
+                outer_local=entry.outer.local,
+                outer_remote=entry.outer.remote,
+                control_only=entry.control_only,
+            )
+            for entry in union.carried
+        ),
+        admitted=frozenset(Admitted(pair.remote, pair.local) for pair in union.admitted),
+        policies=frozenset(policies),
+    )
+
+
+def _guards(pair: Pair, traffic: ProtectedTraffic) -> set[Policy]:
+    return {
+        guard(
+            pair.local,
+            pair.remote,
+            Direction.OUT,
+            protocol=traffic.protocol,
+            source_port=traffic.local_port,
+            destination_port=traffic.remote_port,
+        ),
+        guard(
+            pair.remote,
+            pair.local,
+            Direction.IN,
+            protocol=traffic.protocol,
+            source_port=traffic.remote_port,
+            destination_port=traffic.local_port,
+        ),
+    }
+
+
+def _bypasses(pair: Pair) -> set[Policy]:
+    protocol = IPPROTO_IPIP if pair.local.version == 4 else IPPROTO_IPV6
+    return {
+        bypass(pair.local, pair.remote, protocol, Direction.OUT),
+        bypass(pair.remote, pair.local, protocol, Direction.IN),
+    }
