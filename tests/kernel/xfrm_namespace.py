@@ -8,10 +8,13 @@ import asyncio
 import ctypes
 import functools
 import os
+import socket
 import subprocess
 import threading
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, Self, TypeVar
+
+T = TypeVar("T")
 
 CLONE_NEWNET = 0x40000000
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -66,3 +69,61 @@ def drop_capabilities() -> None:
 def words(text: str) -> str:
     """Printed output with its layout taken out, for comparing."""
     return " ".join(text.split())
+
+
+class Neighbor:
+    """A second network namespace, joined to the calling thread's by a veth pair called `wire` on both sides.
+
+    This side has 10.0.0.1 and 2001:db8::1, the neighbor 10.0.0.2 and 2001:db8::2. Use as a context manager.
+    """
+
+    def __enter__(self) -> Self:
+        self._process = subprocess.Popen(
+            ["unshare", "-n", "sh", "-c", "echo; exec sleep infinity"], stdout=subprocess.PIPE
+        )
+        assert self._process.stdout is not None
+        self._process.stdout.readline()
+        ip(f"link add wire type veth peer name wire netns {self._process.pid}")
+        for host, run in ((1, ip), (2, self.ip)):
+            for line in (
+                f"addr add 10.0.0.{host}/24 dev wire",
+                f"addr add 2001:db8::{host}/64 dev wire nodad",
+                "link set wire up",
+                "link set lo up",
+            ):
+                run(line)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def ip(self, line: str) -> str:
+        return self.call(lambda: ip(line))
+
+    def call(self, function: Callable[[], T]) -> T:
+        """The result of `function`, called in the neighbor's namespace; sockets that it opens stay there."""
+        results: list[T] = []
+
+        def run() -> None:
+            with open(f"/proc/{self._process.pid}/ns/net") as namespace:  # noqa: PTH123 - a descriptor is wanted
+                if _LIBC.setns(namespace.fileno(), CLONE_NEWNET) != 0:
+                    raise OSError(ctypes.get_errno(), "setns")
+            results.append(function())
+
+        thread = threading.Thread(target=run, name="neighbor")
+        thread.start()
+        thread.join()
+        return results[0]
+
+
+def datagrams(address: str) -> socket.socket:
+    """A UDP socket bound to a free port of an address; waits five seconds at most."""
+    sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
+    try:
+        sock.bind((address, 0))
+    except OSError:
+        sock.close()
+        raise
+    sock.settimeout(5)
+    return sock

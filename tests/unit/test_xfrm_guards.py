@@ -48,6 +48,7 @@ def test_only_ip_in_ip_is_bypassed(protocol: int) -> None:
 
 def test_carried_inner_packets_are_told_by_device_or_mark() -> None:
     assert guards.carried_inner_out(ME, PEER, 7).selector.ifindex == 7
+    assert guards.carried_inner_out(ME6, PEER6, 7).selector.ifindex == 0
     incoming = guards.carried_inner_in(PEER, ME, Mark(0x53, 0xFF))
     assert (incoming.mark, incoming.selector.ifindex) == (Mark(0x53, 0xFF), 0)
     with pytest.raises(ValueError, match="index of a device"):

@@ -94,11 +94,15 @@ def neighbor_discovery(source: Endpoint, destination: Endpoint, direction: Direc
 def carried_inner_out(source: Endpoint, destination: Endpoint, carrier_ifindex: int) -> Policy:
     """Let inner packets enter the carrier unprotected, because its outer packet is protected (method migrate).
 
-    The device is part of the selector: by any other device the guard stops them. Raises ValueError without a device.
+    For IPv4 the device is part of the selector: by any other device the guard stops them. For IPv6 it cannot be,
+    because the kernel compares it with the device that the socket is bound to and not with the route's (ip6_output has
+    no counterpart of fl4->flowi4_oif being set by the lookup). The caller's rule for these packets must then end in an
+    unreachable route, so that without the carrier they have no other way. Raises ValueError without a device.
     """
     if carrier_ifindex <= 0:
         raise ValueError(f"{carrier_ifindex} is not the index of a device")
-    selector = Selector.between(source, destination, ifindex=carrier_ifindex, user=OWNER)
+    ifindex = carrier_ifindex if source.version == 4 else 0
+    selector = Selector.between(source, destination, ifindex=ifindex, user=OWNER)
     return Policy(selector, Direction.OUT, Action.ALLOW, CARRIED_PRIORITY)
 
 

@@ -1,0 +1,237 @@
+"""What the policies of `guards` do to packets: which of them are asked first, what passes, what is dropped.
+
+Clear packets are sent to a neighbor and back; one that shall be dropped is followed by one that shall arrive, on the
+same path, so that the second's arrival shows the first one's loss.
+"""
+
+import asyncio
+import errno
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from ipaddress import ip_address, ip_network
+
+import pytest
+
+from kernel.xfrm_namespace import Neighbor, datagrams, in_namespace, ip
+from swanroam.kernel.xfrm import guards
+from swanroam.kernel.xfrm.constants import Direction
+from swanroam.kernel.xfrm.lifetimes import Mark
+from swanroam.kernel.xfrm.policies import OWNER, add_policy, apply_owned, clear_owned, delete_policy
+from swanroam.kernel.xfrm.policy import Policy
+from swanroam.kernel.xfrm.selectors import Selector
+from swanroam.kernel.xfrm.socket import XfrmSocket
+from swanroam.kernel.xfrm.stats import difference, read_statistics
+
+pytestmark = pytest.mark.kernel
+
+ME, PEER = ip_address("10.0.0.1"), ip_address("10.0.0.2")
+ME6, PEER6 = ip_address("2001:db8::1"), ip_address("2001:db8::2")
+ENDS = {4: (ME, PEER), 6: (ME6, PEER6)}
+versions = pytest.mark.parametrize("version", [4, 6])
+
+
+@contextmanager
+def two_hosts(version: int) -> Iterator[tuple[Neighbor, socket.socket, socket.socket]]:
+    """A neighbor, a UDP socket here and one there."""
+    me, peer = ENDS[version]
+    with ExitStack() as stack:
+        neighbor = stack.enter_context(Neighbor())
+        here = stack.enter_context(datagrams(str(me)))
+        there = stack.enter_context(neighbor.call(lambda: datagrams(str(peer))))
+        exchange(here, there)  # resolves the neighbor while nothing is guarded
+        yield neighbor, here, there
+
+
+def exchange(one: socket.socket, other: socket.socket) -> None:
+    """A datagram to the other and one back arrive."""
+    for sender, receiver in ((one, other), (other, one)):
+        sender.sendto(b"in clear", receiver.getsockname())
+        assert receiver.recv(100) == b"in clear"
+
+
+def assert_not_sent(sender: socket.socket, receiver: socket.socket) -> None:
+    with pytest.raises(PermissionError):
+        sender.sendto(b"leak", receiver.getsockname())
+
+
+@versions
+@in_namespace
+async def test_guard_stops_clear_packets_as_soon_as_no_policy_before_it_selects_them(version: int) -> None:
+    me, peer = ENDS[version]
+    guard = guards.guard(me, peer, Direction.OUT)
+    allow = Policy(Selector.between(me, peer), Direction.OUT, priority=367_231)
+    with two_hosts(version) as (_, here, there):
+        async with XfrmSocket() as xfrm:
+            await add_policy(xfrm, allow)
+            await apply_owned(xfrm, {guard})
+            exchange(here, there)
+            await delete_policy(xfrm, allow)
+            assert_not_sent(here, there)
+            await add_policy(xfrm, allow)
+            exchange(here, there)
+            await delete_policy(xfrm, allow)
+            await clear_owned(xfrm)
+            exchange(here, there)
+
+
+@versions
+@in_namespace
+async def test_guard_drops_clear_packets_that_come_in(version: int) -> None:
+    me, peer = ENDS[version]
+    with two_hosts(version) as (_, here, there):
+        async with XfrmSocket() as xfrm:
+            port = here.getsockname()[1]
+            before = read_statistics()
+            await apply_owned(xfrm, {guards.guard(peer, me, Direction.IN, protocol=17, destination_port=port)})
+            there.sendto(b"leak", here.getsockname())
+            with datagrams(str(me)) as unguarded:
+                there.sendto(b"not guarded", unguarded.getsockname())
+                assert unguarded.recv(100) == b"not guarded"
+            assert difference(before, read_statistics()) == {"XfrmInPolBlock": 1}
+            await clear_owned(xfrm)
+            exchange(there, here)
+
+
+@in_namespace
+async def test_bypass_lets_ip_in_ip_pass_and_nothing_else() -> None:
+    with two_hosts(4) as (neighbor, here, there), ExitStack() as stack:
+        tunnel = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_IPIP))
+        far_end = stack.enter_context(
+            neighbor.call(lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_IPIP))
+        )
+        far_end.settimeout(5)
+        async with XfrmSocket() as xfrm:
+            await apply_owned(xfrm, {guards.guard(ME, PEER, Direction.OUT)})
+            with pytest.raises(PermissionError):
+                tunnel.sendto(bytes(20), (str(PEER), 0))
+            await apply_owned(xfrm, {guards.guard(ME, PEER, Direction.OUT), guards.bypass(ME, PEER, 4, Direction.OUT)})
+            tunnel.sendto(b"inner packet", (str(PEER), 0))
+            assert far_end.recv(100).endswith(b"inner packet")
+            assert_not_sent(here, there)
+
+
+@in_namespace
+async def test_carried_packets_may_leave_by_the_carriers_device_only() -> None:
+    with two_hosts(4) as (_, here, there):
+        async with XfrmSocket() as xfrm:
+            guard = guards.guard(ME, PEER, Direction.OUT)
+            await apply_owned(xfrm, {guard, guards.carried_inner_out(ME, PEER, socket.if_nametoindex("wire"))})
+            exchange(here, there)
+            await apply_owned(xfrm, {guard, guards.carried_inner_out(ME, PEER, socket.if_nametoindex("lo"))})
+            assert_not_sent(here, there)
+
+
+@in_namespace
+async def test_device_in_an_ipv6_selector_is_not_the_routes() -> None:
+    """Why `carried_inner_out` cannot name the carrier's device for IPv6."""
+    with two_hosts(6) as (_, here, there):
+        wire = socket.if_nametoindex("wire")
+        guard = guards.guard(ME6, PEER6, Direction.OUT)
+        by_device = Policy(Selector.between(ME6, PEER6, ifindex=wire, user=OWNER), Direction.OUT)
+        async with XfrmSocket() as xfrm:
+            await apply_owned(xfrm, {guard, by_device})
+            assert_not_sent(here, there)
+            here.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"wire")
+            exchange(here, there)
+
+
+@in_namespace
+async def test_carried_ipv6_packets_may_leave() -> None:
+    with two_hosts(6) as (_, here, there):
+        async with XfrmSocket() as xfrm:
+            guard = guards.guard(ME6, PEER6, Direction.OUT)
+            await apply_owned(xfrm, {guard, guards.carried_inner_out(ME6, PEER6, socket.if_nametoindex("wire"))})
+            exchange(here, there)
+
+
+@pytest.mark.lab
+@versions
+@in_namespace
+async def test_carried_packets_are_accepted_with_the_mark_only(version: int) -> None:
+    me, peer = ENDS[version]
+    ethertype = {4: "ip", 6: "ipv6"}[version]
+    with two_hosts(version) as (_, here, there):
+        async with XfrmSocket() as xfrm:
+            carried = guards.carried_inner_in(peer, me, Mark(0x53, 0xFF))
+            guard = guards.guard(peer, me, Direction.IN, protocol=17)
+            await apply_owned(xfrm, {guard, carried})
+            before = read_statistics()
+            there.sendto(b"leak", here.getsockname())
+            tc("qdisc add dev wire clsact")
+            tc(f"filter add dev wire ingress protocol {ethertype} matchall action skbedit mark 0x253/0x3ff")
+            there.sendto(b"carried", here.getsockname())
+            assert here.recv(100) == b"carried"
+            assert difference(before, read_statistics()) == {"XfrmInPolBlock": 1}
+
+
+def tc(line: str) -> None:
+    subprocess.run(["tc", *line.split()], check=True)
+
+
+@in_namespace
+async def test_guarded_neighbors_still_find_each_other_on_the_link() -> None:
+    """On one link not even IKE can begin before the peer's neighbor advertisement was accepted."""
+    guarded = {guards.guard(ME6, PEER6, Direction.OUT), guards.guard(PEER6, ME6, Direction.IN)}
+    discovery = guards.neighbor_discovery(ME6, PEER6, Direction.OUT) | guards.neighbor_discovery(
+        PEER6, ME6, Direction.IN
+    )
+    ike = [
+        Policy(Selector.between(ME6, PEER6, protocol=17), Direction.OUT, priority=1),
+        Policy(Selector.between(PEER6, ME6, protocol=17), Direction.IN, priority=1),
+    ]
+    with Neighbor() as neighbor, datagrams(str(ME6)) as here:
+        ip("neigh flush dev wire")
+        with neighbor.call(lambda: datagrams(str(PEER6))) as there:
+            async with XfrmSocket() as xfrm:
+                for policy in ike:
+                    await add_policy(xfrm, policy)
+                before = read_statistics()
+                await apply_owned(xfrm, guarded)
+                here.sendto(b"waits for the advertisement", there.getsockname())
+                while "XfrmInPolBlock" not in difference(before, read_statistics()):
+                    await asyncio.sleep(0.01)  # the answering advertisement arrives and is dropped
+                await apply_owned(xfrm, guarded | discovery)
+                assert there.recv(100) == b"waits for the advertisement"
+                exchange(there, here)
+
+
+@pytest.mark.parametrize("prefix", ["fd53:1::/48", "198.51.100.0/24"])
+@in_namespace
+async def test_prefix_is_neither_reached_nor_believed_in_clear(prefix: str) -> None:
+    network = ip_network(prefix)
+    inner_here, inner_there = network[1], network[2]
+    me, peer = ENDS[network.version]
+    length = network.max_prefixlen
+    with Neighbor() as neighbor:
+        nodad = "nodad" if network.version == 6 else ""  # without it an address is tentative for a moment
+        ip(f"addr add {inner_here}/{length} dev lo {nodad}")
+        ip(f"route add {network} via {peer}")
+        neighbor.ip(f"addr add {inner_there}/{length} dev lo {nodad}")
+        neighbor.ip(f"route add {network} via {me}")
+        with datagrams(str(inner_here)) as here, neighbor.call(lambda: datagrams(str(inner_there))) as there:
+            exchange(here, there)
+            async with XfrmSocket() as xfrm:
+                await apply_owned(xfrm, guards.prefix_guard(network))
+                assert_not_sent(here, there)
+                before = read_statistics()
+                there.sendto(b"leak", here.getsockname())
+                with datagrams(str(me)) as outer, neighbor.call(lambda: datagrams(str(peer))) as peer_outer:
+                    peer_outer.sendto(b"into the prefix", here.getsockname())
+                    exchange(outer, peer_outer)
+                assert difference(before, read_statistics())["XfrmInPolBlock"] == 2
+                await clear_owned(xfrm)
+                exchange(here, there)
+
+
+@in_namespace
+async def test_error_of_a_guarded_send_is_eperm() -> None:
+    """What an application sees when its packet would have left in clear."""
+    with two_hosts(4) as (_, here, there):
+        async with XfrmSocket() as xfrm:
+            await apply_owned(xfrm, {replace(guards.guard(ME, PEER, Direction.OUT), priority=0)})
+            with pytest.raises(OSError) as caught:
+                here.sendto(b"leak", there.getsockname())
+            assert caught.value.errno == errno.EPERM
