@@ -18,8 +18,8 @@ import structlog
 
 from swanroam.config import Config, PeerSettings
 from swanroam.daemon.controller import HostError
+from swanroam.daemon.definitions import CachedDefinitions
 from swanroam.daemon.translation import KernelState
-from swanroam.ike.definitions import Definitions, read_definitions
 from swanroam.ike.messages import IkeError
 from swanroam.ike.renegotiate import PeerReplacedError, Renegotiate
 from swanroam.ike.vici import ViciClient
@@ -29,7 +29,7 @@ from swanroam.kernel.rtnetlink import RouteSocket, RouteSocketError
 from swanroam.kernel.sockets import SocketDiagError, sockets_on
 from swanroam.kernel.xfrm.errors import XfrmError
 from swanroam.kernel.xfrm.guards import prefix_guard
-from swanroam.kernel.xfrm.policies import apply_owned, clear_owned, find_owned
+from swanroam.kernel.xfrm.policies import PolicyChanges, apply_owned, clear_owned, find_owned
 from swanroam.kernel.xfrm.policy import Policy
 from swanroam.kernel.xfrm.socket import XfrmSocket
 from swanroam.protocol.events import (
@@ -61,7 +61,8 @@ class LocalHost:
     def __init__(self, config: Config, client: ViciClient, families: Collection[AddressFamily]) -> None:
         self._config = config
         self._families = families
-        self._filters = Renegotiate(client, self._definitions)
+        self._definitions = CachedDefinitions(config)
+        self._filters = Renegotiate(client, self._definitions.read)
         self._stack = AsyncExitStack()
         self._xfrm: XfrmSocket
         self._plane: CarrierPlane
@@ -72,6 +73,7 @@ class LocalHost:
         control = self._config.control
         settings = carrier_settings(self._config)
         try:
+            self._stack.push_async_callback(self._definitions.close)
             self._xfrm = await self._stack.enter_async_context(XfrmSocket())
             netlink = await self._stack.enter_async_context(RouteSocket())
             self._plane = CarrierPlane(netlink, settings)
@@ -83,6 +85,7 @@ class LocalHost:
         except (XfrmError, RouteSocketError) as error:
             await self._stack.aclose()
             raise HostError(str(error)) from error
+        self._definitions.refresh()
         return self
 
     async def __aexit__(
@@ -96,9 +99,12 @@ class LocalHost:
         """Makes the kernel as wanted; tells whether anything changed. Raises HostError."""
         try:
             found = await find_owned(self._xfrm)
-            guarded = await apply_owned(self._xfrm, _and(found, wanted.policies))
+            guarded = cleaned = PolicyChanges()
+            if not wanted.policies <= found:
+                guarded = await apply_owned(self._xfrm, _and(found, wanted.policies))
             changes = await self._plane.apply(wanted.held, wanted.carriers, wanted.admitted)
-            cleaned = await apply_owned(self._xfrm, wanted.policies)
+            if not found <= wanted.policies:
+                cleaned = await apply_owned(self._xfrm, wanted.policies)
         except (XfrmError, RouteSocketError) as error:
             raise HostError(str(error)) from error
         for text in (*map(str, guarded.added), *changes.added):
@@ -146,7 +152,10 @@ class LocalHost:
         except PeerReplacedError as error:
             log.warning("peer_ended_old_filters", peer=peer.name, detail=str(error))
         except IkeError as error:
+            self._definitions.forget()  # the administrator may be mending them
             return FiltersFailed(pair, str(error))
+        finally:
+            self._definitions.refresh()
         return FiltersEstablished(pair)
 
     async def release(self, peer: PeerSettings, action: ReleaseFilters) -> Event:
@@ -162,9 +171,6 @@ class LocalHost:
                 await asyncio.sleep(CHARON_RETRY)
             else:
                 return FiltersReleased(action.address)
-
-    async def _definitions(self) -> Definitions:
-        return await read_definitions(swanctl=self._config.swanctl, file=self._config.swanctl_file)
 
 
 async def clear_host(config: Config) -> list[str]:
