@@ -240,8 +240,19 @@ async def test_foreign_or_contradictory_wishes_are_refused_before_anything_is_do
         with pytest.raises(ValueError, match="not a policy of ours"):
             await apply_owned(xfrm, {guard, CHARON})
         with pytest.raises(ValueError, match="two wanted policies"):
-            await apply_owned(xfrm, {guard, replace(guard, priority=1)})
+            await apply_owned(xfrm, {guard, replace(guard, action=Action.ALLOW)})
         assert await dump_policies(xfrm) == []
+
+
+@in_namespace
+async def test_of_two_wanted_for_the_same_packets_the_first_asked_is_installed() -> None:
+    guard, carried = guards.guard(ME6, PEER6, Direction.OUT), guards.carried_inner_out(ME6, PEER6, 1)
+    async with XfrmSocket() as xfrm:
+        await apply_owned(xfrm, {guard})
+        assert (await apply_owned(xfrm, {guard, carried})).updated == {carried}
+        assert not await apply_owned(xfrm, [carried, guard])
+        assert await find_owned(xfrm) == {carried}
+        assert (await apply_owned(xfrm, {guard})).updated == {guard}
 
 
 @in_namespace

@@ -89,8 +89,9 @@ async def apply_owned(xfrm: XfrmSocket, wanted: Collection[Policy]) -> PolicyCha
 
     Order: wanted blocks, wanted allows, then what is no longer wanted, allows before blocks. So at no moment less is
     blocked than before and after; and when something cannot be added, nothing is deleted. Repeat after an error.
+    Of wanted policies for the same packets (one key) only the first asked counts, and only that one is installed.
 
-    Raises ValueError when `wanted` has a policy without our mark or two for one key, XfrmError as the kernel says.
+    Raises ValueError when `wanted` has a policy without our mark or two for one key and priority, XfrmError.
     """
     by_key = _by_key(wanted)
     found = {policy.key: policy for policy in await find_owned(xfrm)}
@@ -122,12 +123,16 @@ async def _delete(xfrm: XfrmSocket, policies: Iterable[Policy]) -> None:
 
 
 def _by_key(policies: Iterable[Policy]) -> dict[PolicyKey, Policy]:
+    """The policies without those that another one hides: same packets, lower number."""
     result: dict[PolicyKey, Policy] = {}
     for policy in policies:
         if policy.selector.user != OWNER:
             raise ValueError(f"not a policy of ours (selector.user is not OWNER): {policy}")
-        if result.setdefault(policy.key, policy) != policy:
-            raise ValueError(f"two wanted policies for one selector: {result[policy.key]}, and {policy}")
+        other = result.setdefault(policy.key, policy)
+        if policy.priority < other.priority:
+            result[policy.key] = policy
+        elif policy.priority == other.priority and policy != other:
+            raise ValueError(f"two wanted policies for one selector: {other}, and {policy}")
     return result
 
 
