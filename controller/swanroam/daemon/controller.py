@@ -44,6 +44,8 @@ RETRANSMIT_CEILING = 5.0
 """Seconds: the longest pause between two retransmissions."""
 RETRY_APPLY = 1.0
 """Seconds after which a kernel state that could not be applied is tried again."""
+VERIFY = 15.0
+"""Seconds without an event after which the kernel is compared with what it should have."""
 HISTORY = 50
 """Finished handovers that `status` can show."""
 
@@ -64,6 +66,9 @@ class Host(Protocol):
 
     async def apply(self, wanted: KernelState) -> bool:
         """Makes the kernel as wanted; tells whether anything changed. Raises HostError."""
+
+    def forget(self) -> None:
+        """Somebody may have changed the kernel: the next `apply` has to look."""
 
     async def establish(self, peer: PeerSettings, action: EstablishFilters, children: Collection[str]) -> Event:
         """Puts filters in place; the event tells how it went."""
@@ -137,8 +142,25 @@ class Controller:
             self._tasks = tasks
             await self._apply_all()
             while True:
-                peer, event = await self._queue.get()
-                await self._process(peer, event)
+                try:
+                    async with asyncio.timeout(VERIFY):
+                        peer, event = await self._queue.get()
+                except TimeoutError:
+                    await self._verify()
+                else:
+                    await self._process(peer, event)
+
+    async def _verify(self) -> None:
+        """In a quiet moment: mends what somebody else has changed of ours."""
+        self._applied = None
+        self._host.forget()
+        try:
+            if await self._apply_all():
+                log.warning(
+                    "kernel_mended", detail="something of ours was changed or missing; it is as it should be now"
+                )
+        except (HostError, JournalError) as error:
+            log.error("host_state_not_applied", error=str(error), retry_in_s=VERIFY)
 
     async def _process(self, peer: Peer, event: Event) -> None:
         loop = asyncio.get_running_loop()

@@ -113,6 +113,10 @@ class LocalHost:
             log.debug("kernel_object_removed", what=text)
         return bool(guarded or changes or cleaned)
 
+    def forget(self) -> None:
+        """The next `apply` compares with what the kernel really has."""
+        self._plane.forget()
+
     async def clear(self) -> None:
         """Takes everything of ours out of the kernel, guards last. Raises HostError."""
         try:

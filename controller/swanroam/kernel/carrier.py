@@ -138,15 +138,35 @@ class FoundCarriers:
     admitted: frozenset[Admitted]
 
 
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What the kernel has of ours, as read or as left by the last `apply`."""
+
+    devices: dict[AddressFamily, Device]
+    addresses: frozenset[HeldAddress]
+    routes: frozenset[TunnelRoute]
+    closings: frozenset[ClosingRoute]
+    rules: frozenset[Rule]
+    admitted: frozenset[Admitted] | None
+    """None: not looked at."""
+
+
 class CarrierPlane:
     """All carriers of this network namespace. One call at a time; every call may be repeated after an error.
 
+    What `apply` has done is remembered, because reading it back takes longer than the change itself. `forget` makes
+    the next `apply` read everything anew, and so does an error.
     All methods raise RouteSocketError when the kernel refuses, CarrierDeviceError when a device cannot be had.
     """
 
     def __init__(self, netlink: RouteSocket, settings: CarrierSettings | None = None) -> None:
         self._netlink = netlink
         self._settings = settings or CarrierSettings()
+        self._known: _Known | None = None
+
+    def forget(self) -> None:
+        """Somebody else may have changed what is ours: the next `apply` compares with the kernel itself."""
+        self._known = None
 
     async def arm(self, families: Iterable[AddressFamily]) -> dict[AddressFamily, Device]:
         """Make the devices of these families, closed and then up. Those that are there already are only checked."""
@@ -171,25 +191,22 @@ class CarrierPlane:
         """
         check(carriers)
         inner = [*held, *(carrier.local for carrier in carriers), *(pair.local for pair in admitted)]
-        devices = await self.arm(dict.fromkeys(map(family_of, inner)))
+        known, self._known = await self._read({family_of(address) for address in inner}), None
+        devices = known.devices
         addresses = {HeldAddress(address, devices[family_of(address)].index) for address in held}
         routes = {self._route(carrier, devices[family_of(carrier.local)].index) for carrier in carriers}
         rules = {self._rule(carrier) for carrier in carriers}
         closings = {ClosingRoute(rule.family, rule.table) for rule in rules}
-
-        indexes = [device.index for device in devices.values()]
-        found_addresses = await find_addresses(self._netlink, indexes)
-        found_routes, found_closings = await find_routes(self._netlink)
-        found_rules = await find_rules(self._netlink)
+        filters_differ = known.admitted is None or known.admitted != frozenset(admitted)
 
         added: list[str] = []
-        for device in devices.values():
+        for device in devices.values() if filters_differ else ():
             added += await self._ingress(device).admit(_of_family(device.family, admitted))
         missing: list[KernelObject] = [
-            *sorted(addresses - found_addresses, key=str),
-            *sorted(closings - found_closings, key=str),
-            *sorted(routes - found_routes, key=str),
-            *sorted(rules - found_rules, key=str),
+            *sorted(addresses - known.addresses, key=str),
+            *sorted(closings - known.closings, key=str),
+            *sorted(routes - known.routes, key=str),
+            *sorted(rules - known.rules, key=str),
         ]
         for wanted in missing:
             await wanted.add(self._netlink)
@@ -197,18 +214,41 @@ class CarrierPlane:
 
         replaced = {route.key for route in routes}
         superfluous: list[KernelObject] = [
-            *sorted(found_rules - rules, key=str),
-            *sorted((route for route in found_routes - routes if route.key not in replaced), key=str),
-            *sorted(found_closings - closings, key=str),
-            *sorted(found_addresses - addresses, key=str),
+            *sorted(known.rules - rules, key=str),
+            *sorted((route for route in known.routes - routes if route.key not in replaced), key=str),
+            *sorted(known.closings - closings, key=str),
+            *sorted(known.addresses - addresses, key=str),
         ]
         removed: list[str] = []
         for surplus in superfluous:
             await surplus.remove(self._netlink)
             removed.append(str(surplus))
-        for device in devices.values():
+        for device in devices.values() if filters_differ else ():
             removed += await self._ingress(device).retain(_of_family(device.family, admitted))
+        self._known = _Known(
+            devices,
+            frozenset(addresses),
+            frozenset(routes),
+            frozenset(closings),
+            frozenset(rules),
+            frozenset(admitted),
+        )
         return Changes(tuple(added), tuple(removed))
+
+    async def _read(self, families: Collection[AddressFamily]) -> _Known:
+        """What the kernel has, with devices of at least these families."""
+        if self._known is not None and set(families) <= set(self._known.devices):
+            return self._known
+        devices = await self.arm(families)
+        routes, closings = await find_routes(self._netlink)
+        return _Known(
+            devices,
+            frozenset(await find_addresses(self._netlink, [device.index for device in devices.values()])),
+            frozenset(routes),
+            frozenset(closings),
+            frozenset(await find_rules(self._netlink)),
+            None,
+        )
 
     async def find(self) -> FoundCarriers:
         """What is there, whoever's settings made it."""
@@ -239,6 +279,7 @@ class CarrierPlane:
 
     async def clear(self) -> Changes:
         """Remove everything of ours, the devices last."""
+        self._known = None
         devices = await find_devices(self._netlink)
         routes, closings = await find_routes(self._netlink)
         addresses = await find_addresses(self._netlink, [device.index for device in devices.values()])
