@@ -45,7 +45,12 @@ class Host(Namespace):
         zygote: Zygote,
         charon_options: Mapping[str, Any],
     ) -> None:
-        super().__init__(settings.name)
+        sysctl = {
+            "net__ipv6__conf__all__accept_ra": 0,
+            "net__ipv6__conf__default__accept_ra": 0,
+            "net__ipv6__conf__default__accept_dad": int(settings.duplicate_address_detection),
+        }
+        super().__init__(settings.name, sysctl)
         self.number = settings.number
         self.networks = settings.networks
         self.family = family
@@ -59,15 +64,9 @@ class Host(Namespace):
             directory.mkdir()
             self.charon = Charon(self, directory, **charon_options)
             self.controller = Controller(self, directory, zygote)
-            self.sysctl(
-                net__ipv6__conf__all__accept_ra=0,
-                net__ipv6__conf__default__accept_ra=0,
-                net__ipv6__conf__default__accept_dad=int(settings.duplicate_address_detection),
-            )
-            for network in self.networks:
-                router.attach(self, network, self.number)
-            self.ip(*(f"link set {network} up" for network in self.networks))
-            self.add_address(self.network)
+            router.attach(self, self.networks, self.number)
+            links = [f"link set {network} up" for network in self.networks]
+            self.ip(*links, *self._arrival(self.network))
         except BaseException:
             self.delete()
             raise
@@ -103,16 +102,17 @@ class Host(Namespace):
             f"route {action} default via {where.router(family)} dev {network}",
         )
 
-    def add_address(self, network: str, *, metric: int | None = None) -> None:
-        """Its addresses in a network, and default routes there that are preferred to all earlier ones."""
-        if metric is None:
-            self._metric -= 1
-            metric = self._metric
+    def _arrival(self, network: str) -> list[str]:
+        self._metric -= 1
         lines: list[str] = []
         for family in Family:
             address, route = self._lines(network, "add", family)
-            lines += [address, f"{route} metric {metric}"]
-        self.ip(*lines)
+            lines += [address, f"{route} metric {self._metric}"]
+        return lines
+
+    def add_address(self, network: str) -> None:
+        """Its addresses in a network, and default routes there that are preferred to all earlier ones."""
+        self.ip(*self._arrival(network))
 
     def remove_address(self, network: str) -> None:
         """Its addresses in a network and its default routes there, gone."""
@@ -177,7 +177,7 @@ class Host(Namespace):
 
     def snapshot(self) -> str:
         """Addresses, rules, routes, links, filters, policies and SAs as text that equals itself at another time:
-        no counters, no ages, no keys, SPIs numbered in order of appearance."""
+        no counters, ages, keys, SPIs or reqids; sorted."""
         return snapshot.take(self)
 
     def xfrm_errors(self) -> dict[str, int]:

@@ -17,10 +17,13 @@ _NAME = re.compile(r"lab(\d+)-")
 
 # The holder keeps the mount namespace alive. /run is private so that daemons of several hosts have one each;
 # /sys is mounted again because it shows the network devices of the namespace it was mounted from.
+# One process sets all up: starting processes is what takes time on a guest kernel.
 _HOLDER = """
 mount --make-rprivate / && mount -t tmpfs tmpfs /run && mount -t sysfs sysfs /sys || exit 1
 mkdir /run/lock /run/netns
 mount -t cgroup2 cgroup2 /sys/fs/cgroup 2>/dev/null
+ip link set lo up || exit 1
+{setup}
 echo ready
 exec sleep infinity
 """
@@ -47,15 +50,17 @@ def command(
 class Namespace:
     """Made by the constructor, gone after `delete()` with every process in it."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, sysctl: Mapping[str, int | str] | None = None) -> None:
+        """`sysctl`: kernel parameters to set first, as for `sysctl`."""
         self.name = name
         """What it is called in the lab, e.g. "mobile"."""
         self.netns = f"lab{os.getpid()}-{name}"
         """What `ip netns` calls it."""
         self._processes: list[subprocess.Popen[str]] = []
         command(["ip", "netns", "add", self.netns])
+        holder = _HOLDER.format(setup=_sysctl_script(sysctl or {}))
         self._holder = subprocess.Popen(
-            ["nsenter", f"--net=/run/netns/{self.netns}", "unshare", "-m", "sh", "-c", _HOLDER],
+            ["nsenter", f"--net=/run/netns/{self.netns}", "unshare", "-m", "sh", "-c", holder],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             start_new_session=True,
@@ -65,7 +70,6 @@ class Namespace:
         if self._holder.stdout.readline() != "ready\n":
             self.delete()
             raise CommandError(f"{name}: its mount namespace could not be set up")
-        self.ip("link set lo up")
 
     @property
     def holder_pid(self) -> int:
@@ -124,10 +128,7 @@ class Namespace:
 
         A parameter that this kernel does not have fails the lab.
         """
-        script = "".join(
-            f"echo {value} > /proc/sys/{name.replace('__', '/')} || exit 1\n" for name, value in values.items()
-        )
-        self.run(["sh", "-c", script])
+        self.run(["sh", "-c", _sysctl_script(values)])
 
     def pids(self) -> list[int]:
         """Processes in the network namespace, without the holder."""
@@ -146,6 +147,10 @@ class Namespace:
                     with contextlib.suppress(BrokenPipeError):
                         stream.close()
         command(["ip", "netns", "del", self.netns], check=False)
+
+
+def _sysctl_script(values: Mapping[str, int | str]) -> str:
+    return "".join(f"echo {value} > /proc/sys/{name.replace('__', '/')} || exit 1\n" for name, value in values.items())
 
 
 def kill_all(pids: list[int], timeout: float = 5.0) -> None:

@@ -8,7 +8,7 @@ Both directions of a leg leave through a device of their own, so delay, loss and
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -25,6 +25,10 @@ ROUTER_SYSCTL = {
     "net__ipv6__conf__all__forwarding": 1,
     "net__ipv4__conf__all__rp_filter": 0,
     "net__ipv6__conf__default__accept_dad": 0,
+}
+SWITCH_SYSCTL = {
+    "net__ipv6__conf__all__disable_ipv6": 1,
+    "net__ipv6__conf__default__disable_ipv6": 1,
 }
 
 
@@ -60,10 +64,13 @@ class DropRule:
     @property
     def hits(self) -> int:
         """Packets dropped so far."""
-        shown = self._namespace.tc(
-            *(f"-s filter show dev {self._device} egress pref {number}" for number in self._preferences)
-        )
-        return sum(int(count) for count in re.findall(r"Sent \d+ bytes (\d+) pkt", shown))
+        shown = self._namespace.run(["tc", "-s", "filter", "show", "dev", self._device, "egress"]).stdout
+        dropped = 0
+        for entry in re.split(r"^filter ", shown, flags=re.MULTILINE):
+            preference = re.search(r"\bpref (\d+)\b", entry)
+            if preference and int(preference[1]) in self._preferences:
+                dropped += sum(int(count) for count in re.findall(r"Sent \d+ bytes (\d+) pkt", entry))
+        return dropped
 
     def wait_hits(self, count: int, timeout: float = 10.0) -> None:
         """Wait until so many packets were dropped."""
@@ -111,9 +118,9 @@ class Router:
     """Router and switches."""
 
     def __init__(self) -> None:
-        self.switch = Namespace("switch")
+        self.switch = Namespace("switch", SWITCH_SYSCTL)
         try:
-            self.namespace = Namespace("router")
+            self.namespace = Namespace("router", ROUTER_SYSCTL)
         except BaseException:
             self.switch.delete()
             raise
@@ -126,8 +133,6 @@ class Router:
             raise
 
     def _build(self) -> None:
-        self.namespace.sysctl(**ROUTER_SYSCTL)
-        self.switch.sysctl(net__ipv6__conf__all__disable_ipv6=1, net__ipv6__conf__default__disable_ipv6=1)
         switch, router = [], []
         for name, network in NETWORKS.items():
             switch += [
@@ -143,13 +148,16 @@ class Router:
         self.switch.ip(*switch)
         self.namespace.ip(*router)
 
-    def attach(self, host: Namespace, network: str, number: int) -> None:
-        """A cable from a host's device (named like the network) to the network's switch."""
-        port = f"{network}.{number}"
-        self.switch.ip(
-            f"link add {port} type veth peer name {network} netns {host.holder_pid}",
-            f"link set {port} master {network} up",
-        )
+    def attach(self, host: Namespace, networks: Iterable[str], number: int) -> None:
+        """Cables from a host's devices (named like the networks) to the networks' switches."""
+        lines: list[str] = []
+        for network in networks:
+            port = f"{network}.{number}"
+            lines += [
+                f"link add {port} type veth peer name {network} netns {host.holder_pid}",
+                f"link set {port} master {network} up",
+            ]
+        self.switch.ip(*lines)
 
     def _devices(self, network: str, direction: Direction) -> Iterator[tuple[Namespace, str]]:
         if direction in ("up", "both"):

@@ -10,10 +10,11 @@ SECTIONS = {
     "links": "ip -d link show",
     "addresses": "ip addr show",
     "rules": "ip rule show; ip -6 rule show",
-    "routes": "ip route show table all; ip -6 route show table all",
-    "traffic control": "tc qdisc show; for device in $(ls /sys/class/net); do"
-    " tc filter show dev $device ingress; tc filter show dev $device egress; done",
-    "policies": "ip -d xfrm policy show",
+    "routes": "ip route show table all",
+    "traffic control": "tc qdisc show; tc qdisc show | while read -r _ kind _ _ device _; do"
+    ' if [ "$kind" = clsact ]; then tc filter show dev "$device" ingress;'
+    ' tc filter show dev "$device" egress; fi; done',
+    "policies": "ip -d xfrm policy show nosock",
     "states": "ip -d xfrm state show",
 }
 
@@ -36,8 +37,7 @@ _SUBSTITUTIONS = (
     (re.compile(r" index \d+"), ""),
     (re.compile(r"seq 0x[0-9a-f]+ ?"), ""),
 )
-_SPI = re.compile(r"\bspi (0x[0-9a-f]{8})(?:\(\d+\))?|(?<=flag-spi )(0x[0-9a-f]{8})")
-_REQID = re.compile(r"\breqid (\d+)(?:\(0x[0-9a-f]+\))?")
+_SPI = re.compile(r"\b(spi|flag-spi|reqid) \S+")
 
 
 def redact(text: str) -> str:
@@ -52,29 +52,25 @@ def raw(namespace: "Namespace") -> str:
 
 
 def normalise(text: str) -> str:
-    """Text of `raw` without what changes by itself; SPIs and reqids numbered in order of appearance."""
-    lines = []
-    for line in text.splitlines():
-        if any(pattern.match(line) for pattern in _VOLATILE):
-            continue
-        shown = line
-        for pattern, replacement in _SUBSTITUTIONS:
-            shown = pattern.sub(replacement, shown)
-        lines.append(shown.rstrip())
-    joined = "\n".join(line for line in lines if line.strip())
-    for pattern, word in ((_SPI, "spi"), (_REQID, "reqid")):
-        joined = _numbered(joined, pattern, word)
-    return joined
-
-
-def _numbered(text: str, pattern: re.Pattern[str], word: str) -> str:
-    seen: dict[str, int] = {}
-
-    def replace(match: re.Match[str]) -> str:
-        value = match[1] or match[match.lastindex or 1]
-        return match[0].replace(match[0], f"{word} #{seen.setdefault(value, len(seen) + 1)}")
-
-    return pattern.sub(replace, text)
+    """Text of `raw` without what changes by itself; the entries of each section in alphabetical order."""
+    sections = []
+    for section in re.split(r"^(?=--- )", text, flags=re.MULTILINE):
+        title, _, body = section.partition("\n")
+        entries: list[str] = []
+        for line in body.splitlines():
+            if not line.strip() or any(pattern.match(line) for pattern in _VOLATILE):
+                continue
+            shown = line
+            for pattern, replacement in _SUBSTITUTIONS:
+                shown = pattern.sub(replacement, shown)
+            shown = _SPI.sub(r"\1 *", shown).rstrip()
+            if entries and line[0].isspace():
+                entries[-1] += f"\n{shown}"
+            else:
+                entries.append(shown)
+        if title:
+            sections.append("\n".join([title, *sorted(entries)]))
+    return "\n".join(sections)
 
 
 def take(namespace: "Namespace") -> str:

@@ -267,18 +267,18 @@ class UdpStream:
             program.wait()
         client, server = (_read_record(path) for path in self._files)
         return UdpResult(
-            up=_direction(client, server, said[0]["errors"]), down=_direction(server, client, said[1]["errors"])
+            up=direction(client, server, said[0]["errors"]), down=direction(server, client, said[1]["errors"])
         )
 
 
 @dataclass(frozen=True, slots=True)
-class _Record:
+class Record:
     sent: "array.array[float]"
     received: "array.array[int]"
     received_at: "array.array[float]"
 
 
-def _read_record(path: Path) -> _Record:
+def _read_record(path: Path) -> Record:
     data = path.read_bytes()
     position, parts = 0, []
     for kind in "dQd":
@@ -287,10 +287,10 @@ def _read_record(path: Path) -> _Record:
         values.frombytes(data[position + 8 : position + 8 + 8 * count])
         position += 8 + 8 * count
         parts.append(values)
-    return _Record(*parts)
+    return Record(*parts)
 
 
-def _direction(sender: _Record, receiver: _Record, errors: dict[str, int]) -> UdpDirection:
+def direction(sender: Record, receiver: Record, errors: dict[str, int]) -> UdpDirection:
     arrived = set(receiver.received)
     lost = [(number, abs(sent)) for number, sent in enumerate(sender.sent) if number not in arrived]
     times = receiver.received_at
