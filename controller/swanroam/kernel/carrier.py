@@ -35,7 +35,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from socket import AddressFamily
+from ipaddress import IPv4Address
+from socket import AF_INET, AddressFamily
+from typing import Final
 
 from swanroam.kernel.carrier_devices import (
     Device,
@@ -138,6 +140,11 @@ class FoundCarriers:
     admitted: frozenset[Admitted]
 
 
+PLACEHOLDER: Final = IPv4Address("192.0.0.8")
+"""The IPv4 dummy address (RFC 7600 §4.8), on the device from the beginning. Of a device without any address the kernel
+drops whatever comes in as soon as rp_filter is on, loose mode included (fib_validate_source: no_addr)."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Known:
     """What the kernel has of ours, as read or as left by the last `apply`."""
@@ -175,6 +182,9 @@ class CarrierPlane:
             device = devices.get(family) or await create_device(self._netlink, family)
             await self._ingress(device).close()
             if not device.up:
+                placeholder = HeldAddress(PLACEHOLDER, device.index)
+                if family == AF_INET and placeholder not in await find_addresses(self._netlink, [device.index]):
+                    await placeholder.add(self._netlink)
                 await set_up(self._netlink, device)
             devices[family] = Device(family, device.index, up=True)
         return devices
@@ -194,6 +204,8 @@ class CarrierPlane:
         known, self._known = await self._read({family_of(address) for address in inner}), None
         devices = known.devices
         addresses = {HeldAddress(address, devices[family_of(address)].index) for address in held}
+        if AF_INET in devices:
+            addresses.add(HeldAddress(PLACEHOLDER, devices[AF_INET].index))
         routes = {self._route(carrier, devices[family_of(carrier.local)].index) for carrier in carriers}
         rules = {self._rule(carrier) for carrier in carriers}
         closings = {ClosingRoute(rule.family, rule.table) for rule in rules}
@@ -272,7 +284,7 @@ class CarrierPlane:
             admitted |= await self._ingress(device).find()
         return FoundCarriers(
             frozenset(device.name for device in devices.values()),
-            frozenset(held.address for held in addresses),
+            frozenset(held.address for held in addresses if held.address != PLACEHOLDER),
             frozenset(carriers),
             frozenset(admitted),
         )

@@ -256,21 +256,10 @@ async def _fallback_tunnels(netlink: RouteSocket) -> list[Finding]:
 
 
 def _reverse_path_filter() -> list[Finding]:
-    """conf/all counts for every device, the larger value wins (ip-sysctl: rp_filter)."""
+    """conf/all counts for every device, the larger value wins (ip-sysctl); the carrier's own is loose then."""
     check = "rp_filter"
     everywhere = read_parameter("/proc/sys/net/ipv4/conf/all/rp_filter") or 0
     findings: list[Finding] = []
-    if everywhere:
-        findings.append(
-            Finding(
-                check,
-                Severity.FAILURE,
-                f"net.ipv4.conf.all.rp_filter is {everywhere} and counts for the carrier device, too: what comes out "
-                "of the carrier before this host sends into it is dropped",
-                "sysctl net.ipv4.conf.all.rp_filter=0, with 2 for the other interfaces: "
-                "sysctl net.ipv4.conf.default.rp_filter=2, and net.ipv4.conf.<interface>.rp_filter=2",
-            )
-        )
     strict = [
         path.parent.name
         for path in sorted(Path("/proc/sys/net/ipv4/conf").glob("*/rp_filter"))
