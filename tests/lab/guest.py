@@ -4,7 +4,7 @@
     python -m lab.guest [options] --exec ARGV...        any command, e.g. the demo
 
 Options: `--guests N` spreads the test files over N kernels, `--time-limit SECONDS` for the whole run,
-`--kernel auto|native|guest`, `--keep DIRECTORY` collects what failed tests left (logs, captures).
+`--kernel auto|native|guest`, `--keep DIRECTORY` collects what failed tests left (logs, captures), `--summary FILE`.
 
 A guest reports through files in a directory that it shares with the machine. A guest that ends without its
 `status` file has died, and that is a failure, as is a run that had no test or skipped one.
@@ -190,6 +190,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--guests", type=int, metavar="N", help="kernels at the same time (default: 1)")
     parser.add_argument("--time-limit", type=float, default=3600, metavar="SECONDS")
     parser.add_argument("--kernel", choices=("auto", "native", "guest"), default="auto")
+    parser.add_argument("--summary", type=Path, metavar="FILE", help="write the counts here, as JSON")
     parser.add_argument("--keep", type=Path, metavar="DIRECTORY", help="collect failed tests' logs here")
     command: list[str] = []
     if "--exec" in argv:
@@ -200,19 +201,20 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     return options, command or pytest_argv(rest)
 
 
-def summarise(shards: list[Shard], seconds: float) -> bool:
+def summarise(shards: list[Shard], seconds: float, summary: Path | None) -> bool:
     """Print the one line of totals; True when tests ran and all passed."""
     counts: Counter[str] = Counter()
-    dead = 0
     for shard in shards:
         try:
             counts.update(json.loads((shard.directory / "summary.json").read_text(encoding="utf-8")))
         except (FileNotFoundError, ValueError):
-            dead += 1
+            counts["dead"] += 1
         else:
             # 5: this shard had no test left, which is no failure while another one had.
-            dead += shard.status not in (0, 1, 5)
-    failed = counts["failed"] + counts["error"] + dead
+            counts["dead"] += shard.status not in (0, 1, 5)
+    if summary is not None:
+        summary.write_text(json.dumps(counts), encoding="utf-8")
+    failed = counts["failed"] + counts["error"] + counts["dead"]
     line = f"lab: {counts['passed']} passed, {failed} failed, {counts['skipped']} skipped"
     if counts["xfailed"]:
         line += f", {counts['xfailed']} expected failures"
@@ -273,7 +275,7 @@ def main(argv: list[str] | None = None) -> int:
         if executes:
             status = shards[0].status
             return 1 if status is None else status
-        return 0 if summarise(shards, time.monotonic() - started) else 1
+        return 0 if summarise(shards, time.monotonic() - started, options.summary) else 1
 
 
 if __name__ == "__main__":

@@ -55,8 +55,7 @@ def pytest_collectreport(report: pytest.CollectReport) -> None:
         _outcomes["skipped"] += 1
 
 
-def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+def pytest_sessionfinish() -> None:
     summary = os.environ.get("SWANROAM_SUMMARY")
     if summary:
-        counts = dict(_outcomes) | {"exitstatus": int(exitstatus)}
-        Path(summary).write_text(json.dumps(counts), encoding="utf-8")
+        Path(summary).write_text(json.dumps(_outcomes), encoding="utf-8")

@@ -1,0 +1,60 @@
+# make test    everything: what is needed gets installed (Debian, Ubuntu; as root), then lint, unit, kernel, lab
+# make demo    two hosts, a connection, a move
+# make lint | unit | kernel | lab        one part of it; LAB_ARGS='-k soft' goes to pytest
+# make clean   removes what these made
+
+SHELL := /bin/bash
+.NOTPARALLEL:
+.DEFAULT_GOAL := test
+
+PYTHON ?= python3
+# Guest kernels at the same time; each has one CPU.
+GUESTS ?= $(shell n=$$(nproc); echo $$((n < 2 ? n : 2)))
+LAB_ARGS ?=
+RESULTS := .test-results
+
+python := .venv/bin/python
+pytest := $(python) -m pytest -p no:cacheprovider -p lab.shards -q
+installed := .venv/.stamp-installed
+
+export PYTHONPATH := $(CURDIR)/tests:$(CURDIR)/controller
+
+.PHONY: test lint unit kernel lab demo packages totals clean
+
+test: lint unit kernel lab totals
+
+packages:
+	@PYTHON=$(PYTHON) tests/install-packages
+
+$(installed): pyproject.toml | packages
+	@test -x $(python) || { rm -rf .venv && $(PYTHON) -m venv .venv; }
+	$(python) -m pip install -q --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+lint: $(installed)
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+
+# Parts that leave a record of their results; an old record must not be taken for a new one.
+unit: $(installed)
+	@mkdir -p $(RESULTS) && rm -f $(RESULTS)/unit.json
+	SWANROAM_SUMMARY=$(RESULTS)/unit.json $(pytest) -m 'not kernel and not lab' tests/unit
+
+kernel: $(installed) | packages
+	@mkdir -p $(RESULTS) && rm -f $(RESULTS)/kernel.json
+	SWANROAM_SUMMARY=$(RESULTS)/kernel.json $(pytest) -m 'kernel and not lab' tests/kernel
+
+lab: $(installed) | packages
+	@mkdir -p $(RESULTS) && rm -f $(RESULTS)/lab.json
+	tests/run-lab --guests $(GUESTS) --summary $(RESULTS)/lab.json --keep $(RESULTS)/artifacts $(LAB_ARGS)
+
+totals:
+	@$(python) -m lab.totals $(RESULTS)/unit.json $(RESULTS)/kernel.json $(RESULTS)/lab.json
+
+demo: $(installed) | packages
+	@$(python) -m lab.guest --exec $(CURDIR)/$(python) -m lab.demo
+
+clean:
+	rm -rf .venv .stamp-* $(RESULTS) .hypothesis .pytest_cache .mypy_cache .ruff_cache
+	find controller tests -name __pycache__ -type d -prune -exec rm -rf {} +
