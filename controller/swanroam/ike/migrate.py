@@ -1,0 +1,157 @@
+"""Moving the existing security filters to another address pair, keys kept, without a word of IKE.
+
+charon is told by a kernel notice that its IKE_SA runs between other addresses now (`ring_doorbell`), and moves the
+IKE_SA, SAs, selectors and policies of one CHILD_SA after the other, as it does for Mobile IPv6
+(strongSwan src/libcharon/processing/jobs/migrate_job.c). Both hosts do this, each for itself; the controllers see to
+the order. There is no event for it, so the result is read back until it is there.
+
+What is still under way to the old address is kept acceptable for a grace period: on the host that moved by a copy of
+each inbound SA with the old destination, on its peer by a wider source selector of the inbound SA itself. Both only
+receive, so no key is ever used by two SAs that send.
+
+Not behind NAT: charon loses the UDP ports. Not for CHILD_SAs that share a reqid with those of other peers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from ipaddress import ip_network
+
+from swanroam.ike.associations import ChildSa, IkeSa, list_ike_sas
+from swanroam.ike.associations import Mode as IkeMode
+from swanroam.ike.clones import is_of
+from swanroam.ike.messages import IkeError
+from swanroam.ike.selectors import IPAddress
+from swanroam.ike.vici import ViciClient
+from swanroam.kernel.xfrm.association import AssociationId
+from swanroam.kernel.xfrm.constants import Mode
+from swanroam.kernel.xfrm.errors import XfrmExists, XfrmNotFound
+from swanroam.kernel.xfrm.migrate import ring_doorbell
+from swanroam.kernel.xfrm.selectors import Selector
+from swanroam.kernel.xfrm.socket import XfrmSocket
+from swanroam.kernel.xfrm.states import (
+    AddressFilter,
+    add_state,
+    delete_state,
+    dump_states,
+    get_state,
+    replace_state,
+    widen_source,
+)
+
+POLL = 0.02
+"""Seconds between looks at what charon has done."""
+_MODES = {IkeMode.TRANSPORT: Mode.TRANSPORT, IkeMode.TUNNEL: Mode.TUNNEL}
+
+
+class MigrateError(IkeError):
+    """Security filters could not be migrated; the message says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class AddressPair:
+    """The two ends of an IKE_SA, as seen from this host."""
+
+    local: IPAddress
+    remote: IPAddress
+
+    def __str__(self) -> str:
+        return f"{self.local} === {self.remote}"
+
+
+class Migrate:
+    """The filter method `migrate`. Every operation may be repeated; each looks at charon's present state first.
+
+    `time_limit`: seconds in which charon must have followed. Raises MigrateError, ViciError, XfrmError.
+    """
+
+    def __init__(self, client: ViciClient, xfrm: XfrmSocket, *, time_limit: float = 5.0) -> None:
+        self._client = client
+        self._xfrm = xfrm
+        self._time_limit = time_limit
+
+    async def move(self, connection: str, identity: str, pair: AddressPair, children: Collection[str]) -> IkeSa:
+        """Moves these CHILD_SAs of the peer's newest IKE_SA, and that IKE_SA, to the pair; returns it as it is then."""
+        ike_sa = await self._newest(connection, identity)
+        for name in children:
+            ike_sa = await self._move_child(connection, identity, name, pair)
+        return ike_sa
+
+    async def end_grace(self, released: IPAddress, current: AddressPair) -> None:
+        """Takes away what `move` kept for a released address, ours or the peer's."""
+        anywhere = ip_network("0.0.0.0/0" if released.version == 4 else "::/0")
+        for association in await dump_states(self._xfrm, AddressFilter(anywhere, ip_network(released))):
+            if association.saddr in (current.remote, anywhere.network_address):
+                with suppress(XfrmNotFound):
+                    await delete_state(self._xfrm, association.id)
+        narrow = Selector.between(current.remote, current.local)
+        for association in await dump_states(self._xfrm, AddressFilter(anywhere, ip_network(current.local))):
+            if association.mode is Mode.TRANSPORT and association.saddr == anywhere.network_address:
+                await replace_state(
+                    self._xfrm, association.id, lambda sa: replace(sa, saddr=current.remote, selector=narrow)
+                )
+
+    async def _move_child(self, connection: str, identity: str, name: str, pair: AddressPair) -> IkeSa:
+        ike_sa = await self._newest(connection, identity)
+        child = ike_sa.child(name)
+        if ike_sa.nat_local or ike_sa.nat_remote:
+            raise MigrateError(f"IKE_SA {ike_sa.name} is behind NAT, where migration loses the ports: use renegotiate")
+        if child is None or child.spi_in is None or child.mode not in _MODES or ike_sa.local.host is None:
+            raise MigrateError(f"IKE_SA {ike_sa.name} has no CHILD_SA {name} that can be migrated; it may be rekeying")
+        if await self._stands(ike_sa, child, pair):
+            return ike_sa
+        receiving = AssociationId(ike_sa.local.host, child.spi_in)
+        kept = await get_state(self._xfrm, receiving)
+        mode = _MODES[child.mode]
+        await ring_doorbell(self._xfrm, reqid=child.reqid, mode=mode, local=pair.local, remote=pair.remote)
+        ike_sa = await self._wait(connection, identity, name, pair)
+        if mode is Mode.TRANSPORT and receiving.daddr != pair.local:
+            with suppress(XfrmExists):  # an earlier try has put it there
+                await add_state(self._xfrm, kept)
+        elif mode is Mode.TRANSPORT:
+            await replace_state(self._xfrm, receiving, widen_source)
+        return ike_sa
+
+    async def _wait(self, connection: str, identity: str, name: str, pair: AddressPair) -> IkeSa:
+        """Until charon and the kernel agree that the CHILD_SA is at the pair."""
+        try:
+            async with asyncio.timeout(self._time_limit):
+                while True:
+                    ike_sa = await self._newest(connection, identity)
+                    child = ike_sa.child(name)
+                    if child is not None and await self._stands(ike_sa, child, pair):
+                        return ike_sa
+                    await asyncio.sleep(POLL)
+        except TimeoutError:
+            raise MigrateError(
+                f"charon did not follow to {pair} with CHILD_SA {name} within {self._time_limit:g} s: use filters: "
+                "renegotiate; charon's log may tell why"
+            ) from None
+
+    async def _stands(self, ike_sa: IkeSa, child: ChildSa, pair: AddressPair) -> bool:
+        if not ike_sa.connects(pair.local, pair.remote) or child.spi_in is None or child.spi_out is None:
+            return False
+        if child.mode is IkeMode.TRANSPORT and not all(ts.is_host(pair.local) for ts in child.local_ts):
+            return False
+        try:
+            await get_state(self._xfrm, AssociationId(pair.local, child.spi_in))
+            sending = await get_state(self._xfrm, AssociationId(pair.remote, child.spi_out))
+        except XfrmNotFound:
+            return False
+        return sending.saddr == pair.local
+
+    async def _newest(self, connection: str, identity: str) -> IkeSa:
+        """The IKE_SA to be moved. A busy one is waited for, not left out."""
+        usable = [
+            ike_sa
+            for ike_sa in await list_ike_sas(self._client, noblock=False)
+            if ike_sa.is_usable and is_of(connection, ike_sa.name) and ike_sa.remote.identity == identity
+        ]
+        if not usable:
+            raise MigrateError(
+                f"there is no IKE_SA with {identity} to migrate: establish connection {connection} first"
+            )
+        return max(usable, key=lambda ike_sa: ike_sa.unique_id)
