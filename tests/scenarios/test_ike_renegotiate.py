@@ -66,7 +66,8 @@ def test_new_associations_live_beside_the_old_ones_and_outlive_them(in_both: Lab
         await rekey_everything(parties)
         assert parties.all_ping(parties.old, parties.new)
 
-        old, new = await parties.find()
+        # Rekeyed, they have other identifiers, and in any order.
+        old, new = sorted(await parties.find(), key=lambda ike_sa: not ike_sa.connects(parties.old, parties.peer))
         await parties.method.release(old.unique_id)
         await parties.method.release(old.unique_id)
         assert [ike_sa.unique_id for ike_sa in await parties.find()] == [new.unique_id]
@@ -170,6 +171,34 @@ def test_interrupted_attempt_is_taken_up_by_the_next_one(in_both: Lab) -> None:
         await asyncio.to_thread(in_both.mobile.charon.load)
         assert await parties.connections() == [CONNECTION]
         assert (await parties.establish()).unique_id == new.unique_id
+
+    scenario(Parties(in_both), story)
+
+
+def test_certificates_of_the_connection_serve_the_new_associations(make_lab: Callable[..., Lab]) -> None:
+    async def story(parties: Parties) -> None:
+        new = await parties.establish()
+        assert new.remote.identity == parties.identity
+        assert parties.all_ping(parties.old, parties.new)
+
+    scenario(Parties(enter_second_network(make_lab(authentication="certificate"))), story)
+
+
+def test_failure_to_complete_leaves_an_association_in_use_alone(in_both: Lab) -> None:
+    async def story(parties: Parties) -> None:
+        first = await parties.establish()
+        await parties.method.supersede(await parties.establish(parties.old))
+        path = in_both.correspondent.charon.swanctl_directory / "swanctl.conf"
+        path.write_text(path.read_text(encoding="utf-8").replace("remote_ts = fd53", "remote_ts = fd54"), "utf-8")
+        await asyncio.to_thread(in_both.correspondent.charon.load)
+        for child in [
+            child for ike_sa in await parties.find() for child in ike_sa.children if child.name == "swanroam"
+        ]:
+            await parties.mobile.request("terminate", {"child-id": str(child.unique_id)})
+        with pytest.raises(FilterError, match="TS_UNACCEPTABLE"):
+            await parties.establish()
+        left = [ike_sa for ike_sa in await parties.find() if ike_sa.unique_id == first.unique_id]
+        assert [children(ike_sa) for ike_sa in left] == [{("data", Mode.TRANSPORT)}]
 
     scenario(Parties(in_both), story)
 

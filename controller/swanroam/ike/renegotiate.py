@@ -17,6 +17,7 @@ old IKE_SA and its CHILD_SAs stay as they are until `release`. Seen on charon 5.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from weakref import WeakValueDictionary
@@ -33,6 +34,8 @@ NEGOTIATIONS = 4
 """How many commands may wait for a peer at a time: each holds one of charon's worker threads (16 by default)."""
 ANSWER_MARGIN = 5.0
 """Seconds that charon gets to answer after the time limit that it was given."""
+REMEMBERED = 256
+"""How many released IKE_SAs are remembered, so that their end is not taken for the peer's doing."""
 POLL = 0.05
 """Seconds between looks at an IKE_SA that is ending."""
 
@@ -82,9 +85,13 @@ class Renegotiate:
         self._time_limit = time_limit
         self._turns = asyncio.Semaphore(NEGOTIATIONS)
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._released: deque[int] = deque(maxlen=REMEMBERED)
 
     async def find(self, connection: str, identity: str) -> tuple[IkeSa, ...]:
-        """Usable IKE_SAs with this peer that were made by the connection or its clones, the oldest first."""
+        """Usable IKE_SAs with this peer that were made by the connection or its clones.
+
+        Tell them apart by their addresses: identifiers do not follow age, since a rekey gives a new one.
+        """
         return _of_peer(await self._list(), connection, identity)
 
     async def establish(
@@ -93,8 +100,11 @@ class Renegotiate:
         """An IKE_SA with this peer for exactly this address pair, with all these children as they must be.
 
         One that exists is returned, whoever made it; otherwise it is made, and in case of failure removed
-        again. `supersede` should follow as soon as both hosts have taken the pair for current. Raises
-        PeerReplacedError, FilterError, DefinitionError, ViciError.
+        again. `supersede` should follow as soon as both hosts have taken the pair for current.
+
+        After a return to an earlier address there may be two for the pair, because an IKE_SA of the
+        administrator's connection is not completed: release both with the pair. Raises PeerReplacedError,
+        FilterError, DefinitionError, ViciError.
         """
         definition = (await self._definitions()).connection(connection)
         if not definition.accepts_identity(identity):
@@ -107,8 +117,8 @@ class Renegotiate:
             wanted = [child for child in definition.children if child in children]
             for ike_sa in reversed(ours):
                 others = [other for other in ours if not other.connects(local, remote)]
-                complete = wanted and len(wanted) == len(set(children)) and ike_sa.connects(local, remote)
-                if complete and not shortcomings(ike_sa, wanted, definition.children, others):
+                covers = set(wanted) == set(children) and ike_sa.connects(local, remote)
+                if covers and not shortcomings(ike_sa, wanted, definition.children, others):
                     return ike_sa
             clone = definition.bound_to(
                 name=name,
@@ -122,15 +132,16 @@ class Renegotiate:
             try:
                 ike_sa = await self._negotiate(definition, clone, identity, wanted, ours)
             except IkeError:
-                with suppress(IkeError):  # the first error is the one to tell
-                    await self._undo(name)
+                # One that was in use before stays: it has connections to carry. The first error is the one to tell.
+                if not any(ike_sa.name == name for ike_sa in ours):
+                    with suppress(IkeError):
+                        await self._undo(name)
                 raise
             await self._check_survivors(connection, identity, ours, ike_sa)
             return ike_sa
 
     async def supersede(self, ike_sa: IkeSa) -> tuple[ChildSa, ...]:
-        """End CHILD_SAs of other address pairs that share selectors, and so the kernel's policies, with one in
-        `ike_sa`.
+        """End CHILD_SAs of other address pairs that share selectors, and so the kernel's policies, with `ike_sa`'s.
 
         These are the tunnel-mode children between fixed addresses; transport-mode children differ by their
         addresses and stay. For an address pair that both hosts take for current. Returns what was ended.
@@ -155,6 +166,7 @@ class Renegotiate:
         Returns when it is gone, also if there was none. IKE rekeys change the identifier: take it from `find`
         just before.
         """
+        self._released.append(ike_unique_id)
         message = {"ike-id": str(ike_unique_id), "force": "yes", "timeout": self._milliseconds}
         # Refused: there is none, or the peer did not answer and charon has given up. Both will show.
         with suppress(ViciCommandFailedError):
@@ -181,16 +193,14 @@ class Renegotiate:
             return True
 
     async def unload_unused(self, connection: str) -> tuple[tuple[IPAddress, IPAddress], ...]:
-        """Unload every clone of a connection, of an earlier run too, that no IKE_SA uses. Returns their address
-        pairs."""
+        """Unload every clone of a connection, of an earlier run too, that no IKE_SA uses. Returns their pairs."""
         loaded = (await self._client.request("get-conns")).get("conns", [])
         assert isinstance(loaded, list)
         pairs = [pair for name in loaded if (pair := clone_pair(connection, name)) is not None]
         return tuple([pair for pair in pairs if await self.unload(connection, *pair)])
 
     async def verify(self, ike_sa: IkeSa) -> tuple[ExpectedState, ...]:
-        """What the kernel must hold for an IKE_SA, by charon's present view of it (the IKE_SA may have been
-        rekeyed since)."""
+        """What the kernel must hold for an IKE_SA, by charon's present view of it (it may have been rekeyed since)."""
         related = await self.find(original_name(ike_sa.name), ike_sa.remote.identity)
         present = [other for other in related if other.name == ike_sa.name and _same_pair(other, ike_sa)]
         if not present:
@@ -260,7 +270,11 @@ class Renegotiate:
     ) -> None:
         """The peer must not have ended the old IKE_SAs for the new one. (Rekeyed ones have other identifiers.)"""
         after = await self.find(connection, identity)
-        gone = [old for old in before if not any(_same_pair(old, ike_sa) for ike_sa in after)]
+        gone = [
+            old
+            for old in before
+            if old.unique_id not in self._released and not any(_same_pair(old, ike_sa) for ike_sa in after)
+        ]
         if gone:
             pairs = ", ".join(f"{old.local.host} === {old.remote.host}" for old in gone)
             raise PeerReplacedError(
