@@ -1,0 +1,102 @@
+"""What a host still has after a story that it should not have."""
+
+import re
+from collections import Counter
+from pathlib import Path
+
+from lab.addressing import NETWORKS, Family
+from lab.host import Host
+from lab.waiting import wait_for
+
+# What belongs to one device or to one run, and not to what the host does.
+_INCIDENTAL = (
+    (re.compile(r"^(default via .*) metric \d+", re.MULTILINE), r"\1"),
+    (re.compile(r"^\d+: ", re.MULTILINE), ""),
+    (re.compile(r"@if\d+"), ""),
+    (re.compile(r"fe80::[0-9a-f:]+(?=[/ ])"), "fe80::*"),
+    (re.compile(r"handle 0x\w+"), "handle *"),
+)
+
+
+def as_if_in(snapshot: str, began: str, now: str) -> str:
+    """A snapshot taken in one network as it would have been in the other: their names and addresses exchanged."""
+    exchanged: dict[str, str] = {}
+    for one, other in ((began, now), (now, began)):
+        exchanged[one] = other
+        for family in Family:
+            exchanged[_prefix(one, family)] = _prefix(other, family)
+    pattern = re.compile("|".join(rf"\b{re.escape(text)}" for text in exchanged))
+    return pattern.sub(lambda match: exchanged[match[0]], snapshot)
+
+
+def _prefix(network: str, family: Family) -> str:
+    """What all addresses of a network begin with, as text: `10.1.1.`, `2001:db8:a:`."""
+    address = str(NETWORKS[network].router(family))
+    return address[:-1] if family is Family.IPV4 else address[:-2]
+
+
+def _entries(snapshot: str) -> Counter[str]:
+    """Every entry with the name of its section, and how often it is there."""
+    for pattern, replacement in _INCIDENTAL:
+        snapshot = pattern.sub(replacement, snapshot)
+    found: Counter[str] = Counter()
+    section = entry = ""
+    for line in snapshot.splitlines():
+        if line.startswith("--- "):
+            section = line
+        elif line[0].isspace():
+            entry += f"\n{line}"
+            continue
+        if entry:
+            found[entry] += 1
+        entry = "" if line.startswith("--- ") else f"{section} {line}"
+    if entry:
+        found[entry] += 1
+    return found
+
+
+def assert_same(host: Host, earlier: str, began: str, when: str) -> None:
+    """The host's kernel has what it had, its present network taken for the one that it began in."""
+    expected, has = _entries(as_if_in(earlier, began, host.network)), _entries(host.snapshot())
+    more, less = has - expected, expected - has
+    differences = [*(f"+ {entry}" for entry in more), *(f"- {entry}" for entry in less)]
+    assert not differences, "\n".join([f"{host.name}: not as {when}", *differences])
+
+
+def assert_no_process(host: Host) -> None:
+    """Nothing runs there but the two daemons; programs that one of them started a moment ago may end."""
+    process = host.charon.process
+    daemons = {host.controller.pid, None if process is None else process.pid}
+    wait_for(
+        lambda: not set(host.pids()) - daemons,
+        10,
+        f"{host.name}: only its daemons run",
+        lambda: host.run(["ps", "-o", "pid,ppid,args", "-p", ",".join(map(str, host.pids()))], check=False).stdout,
+        poll=0.1,
+    )
+
+
+def descriptors(host: Host) -> int:
+    """Open file descriptors of the host's controller."""
+    return sum(1 for _ in _descriptor_directory(host).iterdir())
+
+
+def _descriptor_directory(host: Host) -> Path:
+    return Path(f"/proc/{host.controller.pid}/fd")
+
+
+def assert_descriptors(host: Host, count: int) -> None:
+    """The controller has no more of them than it had; one that answers a request may be open for a moment."""
+
+    def described() -> str:
+        return "\n".join(str(path.readlink()) for path in sorted(_descriptor_directory(host).iterdir()))
+
+    wait_for(lambda: descriptors(host) <= count, 10, f"{host.name}: {count} open descriptors", described, poll=0.1)
+
+
+def assert_no_idle_connection(host: Host) -> None:
+    """charon has loaded the administrator's connections, and a clone only where it has an IKE_SA."""
+    with host.charon.session() as session:
+        loaded = {name.decode() for name in session.get_conns()["conns"]}
+    configured = {f"peer-{peer.name}" for peer in host.controller.peers}
+    assert loaded - configured <= {sa["name"] for sa in host.charon.sas()}
