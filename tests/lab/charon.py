@@ -27,6 +27,8 @@ charon {{
     install_virtual_ip = no
     retransmit_timeout = 1.0
     retransmit_base = 1.5
+    # Seconds that a replaced inbound SA stays; a test that waits for it to go should not wait long.
+    delete_rekeyed_delay = 1
     port = 500
     port_nat_t = 4500
     # Two of the machine's plugins would need what a lab host lacks, or listen to the outside.

@@ -48,6 +48,8 @@ class Stream:
                     self.sock.send(packet)
                 else:
                     self.sock.sendto(packet, self.peer)
+            except BlockingIOError:  # the queue is full: it is sent a tick later, as any program would do
+                return
             except OSError as error:
                 self.errors[error.strerror] = self.errors.get(error.strerror, 0) + 1
                 now = -now
