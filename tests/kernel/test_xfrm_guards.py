@@ -7,18 +7,15 @@ same path, so that the second's arrival shows the first one's loss.
 import asyncio
 import errno
 import socket
-import subprocess
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
 import pytest
 
-from kernel.xfrm_namespace import Neighbor, datagrams, in_namespace, ip
+from kernel.xfrm_namespace import ENDS, Neighbor, assert_not_sent, datagrams, exchange, in_namespace, ip, two_hosts
 from swanroam.kernel.xfrm import guards
 from swanroam.kernel.xfrm.constants import Direction
-from swanroam.kernel.xfrm.lifetimes import Mark
 from swanroam.kernel.xfrm.policies import OWNER, add_policy, apply_owned, clear_owned, delete_policy
 from swanroam.kernel.xfrm.policy import Policy
 from swanroam.kernel.xfrm.selectors import Selector
@@ -29,32 +26,7 @@ pytestmark = pytest.mark.kernel
 
 ME, PEER = ip_address("10.0.0.1"), ip_address("10.0.0.2")
 ME6, PEER6 = ip_address("2001:db8::1"), ip_address("2001:db8::2")
-ENDS = {4: (ME, PEER), 6: (ME6, PEER6)}
 versions = pytest.mark.parametrize("version", [4, 6])
-
-
-@contextmanager
-def two_hosts(version: int) -> Iterator[tuple[Neighbor, socket.socket, socket.socket]]:
-    """A neighbor, a UDP socket here and one there."""
-    me, peer = ENDS[version]
-    with ExitStack() as stack:
-        neighbor = stack.enter_context(Neighbor())
-        here = stack.enter_context(datagrams(str(me)))
-        there = stack.enter_context(neighbor.call(lambda: datagrams(str(peer))))
-        exchange(here, there)  # resolves the neighbor while nothing is guarded
-        yield neighbor, here, there
-
-
-def exchange(one: socket.socket, other: socket.socket) -> None:
-    """A datagram to the other and one back arrive."""
-    for sender, receiver in ((one, other), (other, one)):
-        sender.sendto(b"in clear", receiver.getsockname())
-        assert receiver.recv(100) == b"in clear"
-
-
-def assert_not_sent(sender: socket.socket, receiver: socket.socket) -> None:
-    with pytest.raises(PermissionError):
-        sender.sendto(b"leak", receiver.getsockname())
 
 
 @versions
@@ -145,30 +117,6 @@ async def test_carried_ipv6_packets_may_leave() -> None:
             guard = guards.guard(ME6, PEER6, Direction.OUT)
             await apply_owned(xfrm, {guard, guards.carried_inner_out(ME6, PEER6, socket.if_nametoindex("wire"))})
             exchange(here, there)
-
-
-@pytest.mark.lab
-@versions
-@in_namespace
-async def test_carried_packets_are_accepted_with_the_mark_only(version: int) -> None:
-    me, peer = ENDS[version]
-    ethertype = {4: "ip", 6: "ipv6"}[version]
-    with two_hosts(version) as (_, here, there):
-        async with XfrmSocket() as xfrm:
-            carried = guards.carried_inner_in(peer, me, Mark(0x53, 0xFF))
-            guard = guards.guard(peer, me, Direction.IN, protocol=17)
-            await apply_owned(xfrm, {guard, carried})
-            before = read_statistics()
-            there.sendto(b"leak", here.getsockname())
-            tc("qdisc add dev wire clsact")
-            tc(f"filter add dev wire ingress protocol {ethertype} matchall action skbedit mark 0x253/0x3ff")
-            there.sendto(b"carried", here.getsockname())
-            assert here.recv(100) == b"carried"
-            assert difference(before, read_statistics()) == {"XfrmInPolBlock": 1}
-
-
-def tc(line: str) -> None:
-    subprocess.run(["tc", *line.split()], check=True)
 
 
 @in_namespace

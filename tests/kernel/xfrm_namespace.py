@@ -11,10 +11,18 @@ import os
 import socket
 import subprocess
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import ExitStack, contextmanager
+from ipaddress import ip_address
 from typing import Any, Self, TypeVar
 
 T = TypeVar("T")
+
+ENDS = {
+    4: (ip_address("10.0.0.1"), ip_address("10.0.0.2")),
+    6: (ip_address("2001:db8::1"), ip_address("2001:db8::2")),
+}
+"""Per IP version: this side's and the neighbor's address."""
 
 CLONE_NEWNET = 0x40000000
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -127,3 +135,31 @@ def datagrams(address: str) -> socket.socket:
         raise
     sock.settimeout(5)
     return sock
+
+
+@contextmanager
+def two_hosts(version: int) -> Iterator[tuple[Neighbor, socket.socket, socket.socket]]:
+    """A neighbor, a UDP socket here and one there."""
+    me, peer = ENDS[version]
+    with ExitStack() as stack:
+        neighbor = stack.enter_context(Neighbor())
+        here = stack.enter_context(datagrams(str(me)))
+        there = stack.enter_context(neighbor.call(lambda: datagrams(str(peer))))
+        exchange(here, there)  # resolves the neighbor while nothing is guarded
+        yield neighbor, here, there
+
+
+def exchange(one: socket.socket, other: socket.socket) -> None:
+    """A datagram to the other and one back arrive."""
+    for sender, receiver in ((one, other), (other, one)):
+        sender.sendto(b"in clear", receiver.getsockname())
+        assert receiver.recv(100) == b"in clear"
+
+
+def assert_not_sent(sender: socket.socket, receiver: socket.socket) -> None:
+    """The kernel refuses to send (EPERM): a policy blocks it."""
+    try:
+        sender.sendto(b"leak", receiver.getsockname())
+    except PermissionError:
+        return
+    raise AssertionError("a guarded packet was sent")

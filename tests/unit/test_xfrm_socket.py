@@ -20,6 +20,8 @@ from swanroam.kernel.xfrm.socket import Request, XfrmSocket
 ADD = Request(MessageType.NEWPOLICY, bytes(168), "add policy", "out block a -> b")
 LIST = Request(MessageType.GETPOLICY, b"", "list policies")
 Answer = bytes | OSError
+PORT = 4711
+"""The socket's netlink address, by which the kernel answers."""
 
 
 class FakeNetlink:
@@ -30,6 +32,7 @@ class FakeNetlink:
         self._inbox: deque[tuple[Answer, int]] = deque()
         self._event = os.eventfd(0, os.EFD_SEMAPHORE | os.EFD_NONBLOCK)  # readable while something is in the inbox
         self.sends: list[list[Message]] = []
+        self.options: list[tuple[int, int]] = []
 
     def push(self, item: Answer, sender: int = 0) -> None:
         self._inbox.append((item, sender))
@@ -54,6 +57,10 @@ class FakeNetlink:
 
     def setsockopt(self, level: int, option: int, value: int) -> None:
         assert level == c.SOL_NETLINK
+        self.options.append((option, value))
+
+    def getsockname(self) -> tuple[int, int]:
+        return PORT, 0
 
     def fileno(self) -> int:
         return self._event
@@ -71,15 +78,15 @@ def acknowledgment(request: Message, number: int = 0, text: str = "") -> bytes:
         octets = text.encode() + b"\0"
         payload += struct.pack("=HH", 4 + len(octets), c.NLMSGERR_ATTR_MSG) + octets + bytes(-len(octets) % 4)
         flags |= c.NLM_F_ACK_TLVS
-    return Message(c.NLMSG_ERROR, flags, request.sequence, payload).encode()
+    return Message(c.NLMSG_ERROR, flags, request.sequence, payload, PORT).encode()
 
 
 def reply(request: Message, body: bytes, flags: int = c.NLM_F_MULTI) -> bytes:
-    return Message(MessageType.NEWPOLICY, flags, request.sequence, body).encode()
+    return Message(MessageType.NEWPOLICY, flags, request.sequence, body, PORT).encode()
 
 
 def done(request: Message, status: int = 0) -> bytes:
-    return Message(c.NLMSG_DONE, c.NLM_F_MULTI, request.sequence, struct.pack("=i", status)).encode()
+    return Message(c.NLMSG_DONE, c.NLM_F_MULTI, request.sequence, struct.pack("=i", status), PORT).encode()
 
 
 @pytest.fixture
@@ -138,7 +145,7 @@ def test_error_that_echoes_the_request_still_gives_its_text(play) -> None:
         octets = request.encode()
         text = b"no\0"
         payload = struct.pack("=i", -errno.EINVAL) + octets + struct.pack("=HH", 4 + len(text), 1) + text + b"\0"
-        return [Message(c.NLMSG_ERROR, c.NLM_F_ACK_TLVS, request.sequence, payload).encode()]
+        return [Message(c.NLMSG_ERROR, c.NLM_F_ACK_TLVS, request.sequence, payload, PORT).encode()]
 
     play(answer)
 
@@ -258,11 +265,27 @@ def test_garbage_instead_of_an_answer_is_an_error(play) -> None:
 
 def test_answers_of_other_processes_and_to_nobody_are_ignored(play) -> None:
     def answer(request: Message) -> list[Answer]:
-        fake.push(acknowledgment(request, errno.EPERM), sender=4711)
+        fake.push(acknowledgment(request, errno.EPERM), sender=1234)
+        fake.push(Message(MessageType.NEWSA, 0, request.sequence, b"another's", 1234).encode())
         return [acknowledgment(Message(request.type, 0, 999, b""), errno.EPERM), acknowledgment(request)]
 
     fake = play(answer)
     run(lambda xfrm: xfrm.execute(ADD))
+
+
+def test_notices_of_the_own_request_are_part_of_the_answer(play) -> None:
+    def answer(request: Message) -> list[Answer]:
+        strange = Message(MessageType.DELSA, 0, request.sequence, b"another's", 1234).encode()
+        notice = Message(MessageType.DELSA, 0, request.sequence, b"own", PORT).encode()
+        return [strange, notice, acknowledgment(request)]
+
+    fake = play(answer)
+
+    async def body(xfrm: XfrmSocket) -> None:
+        assert [message.payload for message in await xfrm.ask(ADD, notices=Group.SA)] == [b"own"]
+
+    run(body)
+    assert fake.options == [(c.NETLINK_ADD_MEMBERSHIP, Group.SA), (c.NETLINK_DROP_MEMBERSHIP, Group.SA)]
 
 
 def test_closing_fails_what_is_under_way(play) -> None:

@@ -173,19 +173,25 @@ _NLMSGHDR: Final = struct.Struct("=IHHII")
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Message:
-    """A netlink message without its length. `flags` are NLM_F_*; printed without its payload."""
+    """A netlink message without its length. `flags` are NLM_F_*; printed without its payload.
+
+    `portid` in a message from the kernel names the socket whose request it belongs to, 0 for nobody's. In a request
+    it is what the kernel will put into the notices that the request causes.
+    """
 
     type: int
     flags: int
     sequence: int
     payload: bytes
+    portid: int = 0
 
     def __repr__(self) -> str:
         return f"<netlink message {self.type:#x} seq {self.sequence}, {len(self.payload)} octets>"
 
     def encode(self) -> bytes:
         length = _NLMSGHDR.size + len(self.payload)
-        return _NLMSGHDR.pack(length, self.type, self.flags, self.sequence, 0) + self.payload + bytes(-length % 4)
+        header = _NLMSGHDR.pack(length, self.type, self.flags, self.sequence, self.portid)
+        return header + self.payload + bytes(-length % 4)
 
 
 def decode_messages(datagram: bytes) -> Iterator[Message]:
@@ -195,8 +201,8 @@ def decode_messages(datagram: bytes) -> Iterator[Message]:
         left = len(datagram) - offset
         if left < _NLMSGHDR.size:
             raise XfrmDecodeError("nlmsghdr", f"{left} octets left over")
-        length, kind, flags, sequence, _ = _NLMSGHDR.unpack_from(datagram, offset)
+        length, kind, flags, sequence, portid = _NLMSGHDR.unpack_from(datagram, offset)
         if length < _NLMSGHDR.size or length > left:
             raise XfrmDecodeError("nlmsghdr", f"length {length} with {left} octets left")
-        yield Message(kind, flags, sequence, datagram[offset + _NLMSGHDR.size : offset + length])
+        yield Message(kind, flags, sequence, datagram[offset + _NLMSGHDR.size : offset + length], portid)
         offset += (length + 3) & ~3

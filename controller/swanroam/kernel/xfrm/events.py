@@ -116,7 +116,7 @@ class AssociationChanged:
 
 @dataclass(frozen=True, slots=True)
 class AssociationsFlushed:
-    """All SAs of a protocol are gone; 255 is all protocols."""
+    """All SAs of a protocol are gone; 0 and 255 are all protocols."""
 
     proto: int
 

@@ -137,6 +137,7 @@ class XfrmSocket:
     def __init__(self, *, receive_buffer: int = _RECEIVE_BUFFER) -> None:
         self._socket = open_netlink_socket(receive_buffer)
         self._receiver: Final = Receiver(self._socket)
+        self._portid: Final[int] = self._socket.getsockname()[0]
         self._sequence: Final = itertools.count(1)
         self._exchanges: dict[int, _Exchange] = {}
         self._dump: asyncio.Future[Outcome] | None = None
@@ -165,9 +166,19 @@ class XfrmSocket:
         """Send a request that is answered by an acknowledgment only. Raises XfrmError."""
         await self.ask(request)
 
-    async def ask(self, request: Request) -> tuple[Message, ...]:
-        """Send a request and return the messages that came before its acknowledgment. Raises XfrmError."""
-        (outcome,) = await self._exchange([request])
+    async def ask(self, request: Request, *, notices: c.Group | None = None) -> tuple[Message, ...]:
+        """Send a request and return the messages that came before its acknowledgment.
+
+        With `notices`, also those that the kernel sends to this group because of the request: they bear the request's
+        port and sequence number (struct km_event). Raises XfrmError.
+        """
+        if notices is not None:
+            self._socket.setsockopt(c.SOL_NETLINK, c.NETLINK_ADD_MEMBERSHIP, notices)
+        try:
+            (outcome,) = await self._exchange([request])
+        finally:
+            if notices is not None and self._socket.fileno() >= 0:
+                self._socket.setsockopt(c.SOL_NETLINK, c.NETLINK_DROP_MEMBERSHIP, notices)
         if error := request.error(outcome):
             raise error
         return outcome.replies
@@ -211,7 +222,7 @@ class XfrmSocket:
             future: asyncio.Future[Outcome] = self._loop.create_future()
             self._exchanges[sequence] = _Exchange(future)
             futures.append(future)
-            octets.append(Message(request.type, flags, sequence, request.body).encode())
+            octets.append(Message(request.type, flags, sequence, request.body, self._portid).encode())
             future.add_done_callback(partial(self._forget, sequence))
         try:
             self._socket.send(b"".join(octets))
@@ -242,7 +253,7 @@ class XfrmSocket:
 
     def _dispatch(self, message: Message) -> None:
         exchange = self._exchanges.get(message.sequence)
-        if exchange is None:
+        if exchange is None or message.portid != self._portid:  # abandoned, or a notice of somebody else's request
             return
         exchange.interrupted |= bool(message.flags & c.NLM_F_DUMP_INTR)
         match message.type:

@@ -15,9 +15,9 @@ timer thresholds of key manager events (XFRMA_REPLAY_THRESH, XFRMA_ETIMER_THRESH
 
 from __future__ import annotations
 
-import asyncio
 import errno
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final
@@ -25,9 +25,8 @@ from typing import Final
 from swanroam.kernel.xfrm.association import NO_STATISTICS, AssociationId, SecurityAssociation
 from swanroam.kernel.xfrm.codec import ADDRESS, Attribute, IPAddress, IPNetwork, Layout, encode_address
 from swanroam.kernel.xfrm.constants import AttributeType, Family, Group, MessageType, Mode, StateFlags
-from swanroam.kernel.xfrm.errors import XfrmError, XfrmOverrun, XfrmUnsupported, error_for
-from swanroam.kernel.xfrm.events import AssociationChanged, Change, Overrun
-from swanroam.kernel.xfrm.monitor import XfrmMonitor
+from swanroam.kernel.xfrm.errors import XfrmError, XfrmExists, XfrmOverrun, XfrmUnsupported, error_for
+from swanroam.kernel.xfrm.events import AssociationChanged, Change, decode_event
 from swanroam.kernel.xfrm.selectors import Selector
 from swanroam.kernel.xfrm.socket import Request, XfrmSocket
 
@@ -36,8 +35,6 @@ ADDRESS_FILTER: Final = Layout("xfrm_address_filter", saddr=ADDRESS, daddr=ADDRE
 SEQUENCE_MARGIN: Final = 65_536
 """Sequence numbers skipped by an outbound SA that is made from another: more than that one can send in the meantime.
 A gap is legal; the receiver's window just advances."""
-_NOTICE_TIMEOUT: Final = 2.0
-"""Seconds. The notice is queued before the deletion is acknowledged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,18 +85,11 @@ async def delete_reading_final(xfrm: XfrmSocket, identifier: AssociationId) -> S
     What GETSA tells before a deletion can be overtaken by packets; the kernel's notice of the deletion cannot.
     Raises XfrmNotFound, XfrmOverrun when the notice was lost (the SA is gone then), XfrmError.
     """
-    async with XfrmMonitor({Group.SA}) as monitor:
-        await delete_state(xfrm, identifier)
-        try:
-            async with asyncio.timeout(_NOTICE_TIMEOUT):
-                async for event in monitor:
-                    match event:
-                        case AssociationChanged(Change.DELETED, association) if association.id == identifier:
-                            return association
-                        case Overrun():
-                            break
-        except TimeoutError:
-            pass
+    request = Request(MessageType.DELSA, identifier.encode(), "delete SA", identifier)
+    for message in await xfrm.ask(request, notices=Group.SA):
+        match decode_event(message):
+            case AssociationChanged(Change.DELETED, association):
+                return association
     raise XfrmOverrun(errno.ENOBUFS, "read the deleted SA's final state", str(identifier))
 
 
@@ -109,11 +99,17 @@ async def replace_state(
     """Delete an SA and add `change` of its final state; for a changed selector or source of an inbound SA.
 
     The three requests are answered while they are sent and no other task runs between them; in that time, some 100 us,
-    the SA does not exist and its packets are dropped (XfrmInNoStates). When the changed SA is refused, the old one is
-    put back. Raises XfrmError, or what `change` raises for the SA, before anything is done.
+    the SA does not exist and its packets are dropped (XfrmInNoStates). When a step fails, the old SA is put back.
+    Raises XfrmError, or what `change` raises for the SA, before anything is done.
     """
-    require_keys(change(await get_state(xfrm, identifier)))
-    final = await delete_reading_final(xfrm, identifier)
+    before = await get_state(xfrm, identifier)
+    require_keys(change(before))
+    try:
+        final = await delete_reading_final(xfrm, identifier)
+    except XfrmOverrun:  # the answer is lost, so the SA may be gone or not
+        with suppress(XfrmExists):
+            await add_state(xfrm, before)
+        raise
     changed = change(final)
     try:
         await add_state(xfrm, changed)
