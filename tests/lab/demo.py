@@ -56,9 +56,7 @@ def tell(lab: Lab) -> None:
     old, new = mobile.address_in("net-a"), mobile.address_in("net-b")
     say(_DRAWING.format(peer=correspondent.address))
 
-    say(
-        f"1. mobile is {old}. Everything between the two is protected by ESP in transport mode, on their real addresses."
-    )
+    say(f"1. mobile is {old}. All between the two is protected by ESP in transport mode, on their real addresses.")
     say("   `swanroam status` on mobile:")
     quote(mobile.controller.command("status", "--config", str(mobile.controller.config_file)).stdout)
 
