@@ -14,6 +14,7 @@ from swanroam.config import load_config
 from swanroam.daemon.controller import HostError
 from swanroam.daemon.host import clear_host
 from swanroam.daemon.run import AlreadyRunningError, DirectoryError, single_instance
+from swanroam.kernel.preflight import has_net_admin
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
@@ -24,13 +25,19 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(arguments: argparse.Namespace) -> int:
     """Prints what was removed."""
     config = load_config(arguments.config)
+    if not has_net_admin():
+        print("swanroam: this process lacks CAP_NET_ADMIN: run it as root", file=sys.stderr)
+        return Exit.PRIVILEGES
     try:
         with single_instance(config):
             removed = asyncio.run(clear_host(config))
     except AlreadyRunningError as error:
         print(f"swanroam: {error}", file=sys.stderr)
         return Exit.ALREADY_RUNNING
-    except (DirectoryError, HostError) as error:
+    except DirectoryError as error:
+        print(f"swanroam: {error}", file=sys.stderr)
+        return Exit.FILES
+    except HostError as error:
         print(f"swanroam: {error}", file=sys.stderr)
         return Exit.FAILED
     print("\n".join(f"removed {text}" for text in removed) or "nothing was left")

@@ -17,6 +17,7 @@ from swanroam.daemon.journal import JournalError
 from swanroam.daemon.requirements import Unmet, check_requirements
 from swanroam.daemon.run import AlreadyRunningError, DirectoryError
 from swanroam.daemon.run import run as run_daemon
+from swanroam.kernel.address_watch import AddressWatchError
 
 log = structlog.get_logger("swanroam")
 
@@ -52,7 +53,9 @@ async def _run(config: Config) -> int:
         await run_daemon(config, requirements.families)
     except AlreadyRunningError as error:
         return _fail(error, Exit.ALREADY_RUNNING)
-    except (DirectoryError, JournalError, ControlChannelError, HostError) as error:
+    except (DirectoryError, JournalError) as error:
+        return _fail(error, Exit.FILES)
+    except (ControlChannelError, HostError, AddressWatchError) as error:
         return _fail(error, Exit.FAILED)
     return Exit.OK
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import textwrap
 from typing import Any
 
 from swanroam.cli.client import ask
 from swanroam.cli.exits import Exit
 from swanroam.config import load_config
+
+COLUMNS = 80
+"""How wide `status` writes."""
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
@@ -28,11 +32,16 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def render(document: dict[str, Any]) -> str:
-    """The document for people, 80 columns."""
+    """The document for people."""
     lines = [_headline(document)]
-    lines += [f"  ! {problem}" for problem in document["problems"]]
+    for problem in document["problems"]:
+        lines += _wrapped(f"  ! {problem}", "    ")
     for peer in document["peers"]:
         lines += ["", f"{peer['name']}: {peer['state']}", *_peer(peer)]
+    dropped = document["control_channel"]["dropped"]
+    if dropped:
+        counts = ", ".join(f"{reason} {count}" for reason, count in sorted(dropped.items()))
+        lines += ["", *_wrapped(f"Datagrams dropped on the control channel: {counts}", "  ")]
     return "\n".join(lines)
 
 
@@ -50,27 +59,27 @@ def _headline(document: dict[str, Any]) -> str:
 
 
 def _peer(peer: dict[str, Any]) -> list[str]:
-    lines = [_line("connection", f"{peer['connection']}, filters by {peer['filters']}")]
+    lines = _line("connection", f"{peer['connection']}, filters by {peer['filters']}")
     if peer["name"] != peer["identity"]:
-        lines.append(_line("identity", peer["identity"]))
+        lines += _line("identity", peer["identity"])
     for label, binding in (("our address", peer["own"]), ("its address", peer["peer"])):
         if binding is None:
-            lines.append(_line(label, "unknown: no IKE_SA"))
+            lines += _line(label, "unknown: no IKE_SA")
         else:
             old = f", still using {', '.join(binding['deprecated'])}" if binding["deprecated"] else ""
-            lines.append(_line(label, f"{binding['current']}{old}"))
+            lines += _line(label, f"{binding['current']}{old}")
     for association in peer["associations"]:
         what = "all CHILD_SAs installed" if association["complete"] else "CHILD_SAs missing"
         where = f"{association['local']} - {association['remote']}"
-        lines.append(_line("IKE_SA", f"{association['ike_id']}: {where}, {what}"))
+        lines += _line("IKE_SA", f"{association['ike_id']}: {where}, {what}")
     for carried in peer["carried"]:
         inner, outer = f"{carried['local']} - {carried['remote']}", carried["outer"]
         kind = " (control only: new address not proven yet)" if carried["control_only"] else ""
-        lines.append(_line("carrier", f"{inner} inside {outer}{kind}"))
+        lines += _line("carrier", f"{inner} inside {outer}{kind}")
     for entry in peer["sockets"]:
         owners = ", ".join(entry["owners"]) or "no process"
         where = f"{entry['local']} - {entry['remote']}"
-        lines.append(_line("on carrier", f"{entry['protocol']} {where} {entry['state']} ({owners})"))
+        lines += _line("on carrier", f"{entry['protocol']} {where} {entry['state']} ({owners})")
     for handover in [entry for entry in (peer["handover"], peer["peer_handover"]) if entry is not None]:
         lines += _handover("handover", handover)
     if peer["history"] and peer["handover"] is None:
@@ -82,10 +91,23 @@ def _handover(label: str, handover: dict[str, Any]) -> list[str]:
     detail = f": {handover['detail']}" if handover["detail"] else ""
     steps = ", ".join(f"{step} {seconds(at)}" for step, at in handover["seconds"].items())
     return [
-        _line(label, f"{handover['id']}  {handover['old']} -> {handover['new']}  {handover['result']}{detail}"),
-        _line("", steps or "nothing done yet"),
+        *_line(label, f"{handover['id']}  {handover['old']} -> {handover['new']}  {handover['result']}{detail}"),
+        *_line("", steps or "nothing done yet"),
     ]
 
 
-def _line(label: str, text: str) -> str:
-    return f"  {label:<12} {text}"
+def _line(label: str, text: str) -> list[str]:
+    return _wrapped(f"  {label:<12} {text}", " " * 15)
+
+
+def _wrapped(text: str, indent: str) -> list[str]:
+    """The text in lines of at most 80 columns, where its words allow it: addresses are for copying, never broken."""
+    return textwrap.wrap(
+        text,
+        COLUMNS,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+        drop_whitespace=True,
+        replace_whitespace=False,
+    )

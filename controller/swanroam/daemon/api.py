@@ -14,6 +14,10 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import structlog
+
+log = structlog.get_logger("swanroam")
+
 MAX_REQUEST = 4096
 """Bytes of one request."""
 PATIENCE = 5.0
@@ -62,9 +66,12 @@ class Api:
                 line = await reader.readline()
             request = json.loads(line)
             handler = self._handlers[request["command"]]
-        except (TimeoutError, ValueError, KeyError, TypeError):
+        except (TimeoutError, ValueError, KeyError, TypeError, RecursionError):
             return {"ok": False, "error": f"the request is not one of {', '.join(sorted(self._handlers))}"}
         try:
             return {"ok": True, **await handler(request)}
         except RequestError as error:
             return {"ok": False, "error": str(error)}
+        except Exception as error:  # the border of the connection's task
+            log.exception("request_failed", command=request["command"])
+            return {"ok": False, "error": f"the daemon failed at it ({error!r}); its log has the details"}

@@ -16,9 +16,6 @@ from ipaddress import IPv6Address
 
 from swanroam.protocol.messages import MAX_DATAGRAM, Message, MessageError, decode, encode
 
-_SENDABLE = frozenset({errno.EAGAIN, errno.ENOBUFS, errno.EPERM, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES})
-"""Errors of sendto(2) that mean "not now" (no SA, no route, full queue): retransmission is the answer."""
-
 
 class ControlChannelError(Exception):
     """The socket can't be had; the message says why and what to do."""
@@ -65,14 +62,12 @@ class ControlChannel:
             self._socket = None
 
     def send(self, to: IPv6Address, message: Message) -> None:
-        """Sends once; what does not get out is counted, and repeated by the protocol."""
+        """Sends once. What does not get out (no SA, no route, full queue) is counted, and repeated by the protocol."""
         if self._socket is None:
             raise RuntimeError("the control channel is not open")
         try:
             self._socket.sendto(encode(message), (str(to), self._port))
         except OSError as error:
-            if error.errno not in _SENDABLE and error.errno != errno.ECONNREFUSED:
-                raise
             self.unsent[errno.errorcode.get(error.errno or 0, "?")] += 1
 
     def _readable(self) -> None:

@@ -31,6 +31,7 @@ from swanroam.protocol.events import (
     Send,
     StateApplied,
     TimerExpired,
+    UsageRead,
 )
 from swanroam.protocol.handover import Handover
 from swanroam.protocol.messages import INSTANCE_SIZE, IPAddress, Message, Method
@@ -59,6 +60,11 @@ _WARNINGS = frozenset(
         Fact.PEER_FORGOTTEN,
     }
 )
+
+_TROUBLES = _WARNINGS - {Fact.PEER_SILENT, Fact.CHANGE_REFUSED_BY_PEER}
+"""Warnings that `status` goes on showing; the others are seen in the machine's own state."""
+_MENDED = frozenset({Fact.HANDOVER_FINISHED, Fact.PEER_REGISTERED, Fact.CHANGE_ACCEPTED, Fact.PATH_PROVEN})
+"""What ends a trouble."""
 
 
 class Host(Protocol):
@@ -95,12 +101,17 @@ class Peer:
         """The CHILD_SAs that every IKE_SA with it must have: all that are or were installed, and the control one."""
         self.log = log.bind(peer=settings.name)
         self.history: deque[Handover] = deque(maxlen=HISTORY)
-        self.problem = ""
+        self.not_applied = ""
+        """Why the kernel is not as this peer needs it; empty when it is."""
+        self.trouble: Report | None = None
         """The last thing that went wrong with this peer and was not mended since."""
 
 
 class Controller:
-    """Feeds the machines and does what they say."""
+    """Feeds the machines and does what they say.
+
+    Making one takes over the journal of the last run. Raises JournalError when it can't be read or written.
+    """
 
     def __init__(
         self,
@@ -124,7 +135,11 @@ class Controller:
         now = asyncio.get_running_loop().time()
         for identity, peer in self.peers.items():
             if identity in self._stored:
-                peer.machine.restore(self._stored[identity], now)
+                try:
+                    peer.machine.restore(self._stored[identity], now)
+                except ValueError as error:
+                    raise journal.damaged(f"{identity}: {error}") from error
+        self._write_journal()  # what can't be written is to be known before the kernel is touched
 
     # --- from outside -------------------------------------------------------------------------------------------
 
@@ -132,9 +147,20 @@ class Controller:
         """Queues an event."""
         self._queue.put_nowait((peer, event))
 
-    def quiesced(self) -> bool:
-        """Nothing of any handover is left on this host: the controller may go and take everything with it."""
-        return not any(_in_use(peer.machine) for peer in self.peers.values())
+    async def quiesced(self) -> bool:
+        """Nothing of any handover is left on this host: the controller may go and take everything with it.
+
+        Sockets that are connected to an address which a peer has released count as well: only guards keep what the
+        kernel sends for them from leaving in clear.
+        """
+        for peer in self.peers.values():
+            if _in_use(peer.machine):
+                return False
+            for address in peer.machine.correspondent.lingering:
+                usage = await self._host.usage(ReadUsage(address), (), own=False)
+                if not isinstance(usage, UsageRead) or usage.sockets:
+                    return False
+        return True
 
     async def run(self) -> None:
         """Works until cancelled."""
@@ -173,23 +199,24 @@ class Controller:
         try:
             changed = await self._apply_all()
         except (HostError, JournalError) as error:
-            peer.problem = str(error)
+            peer.not_applied = str(error)
             peer.log.error("host_state_not_applied", error=str(error), retry_in_s=RETRY_APPLY)
             loop.call_later(RETRY_APPLY, self.submit, peer, TimerExpired())
             # Nothing may be promised to the peer that this host does not do; it will ask again.
             actions = [action for action in actions if not isinstance(action, Send)]
         else:
+            peer.not_applied = ""
             if changed:
-                peer.problem = ""
                 actions += peer.machine.feed(StateApplied(), loop.time())
         for action in actions:
             self._carry_out(peer, action)
+        if peer.trouble is not None and peer.trouble.fact is Fact.FILTERS_FAILED and _complete(peer.machine):
+            peer.trouble = None
         self._set_timer(peer)
 
     async def _apply_all(self) -> bool:
         """Journal first, then the kernel: what a crash leaves behind is always known."""
-        snapshots = {identity: peer.machine.snapshot() for identity, peer in self.peers.items()}
-        self._journal.store(self._stored | snapshots)
+        self._write_journal()
         wanted = kernel_state(
             [(peer.machine.wanted(), peer.protected) for peer in self.peers.values()], self.config.control.prefix
         )
@@ -199,6 +226,10 @@ class Controller:
         changed = await self._host.apply(wanted)
         self._applied = wanted
         return changed
+
+    def _write_journal(self) -> None:
+        snapshots = {identity: peer.machine.snapshot() for identity, peer in self.peers.items()}
+        self._journal.store(self._stored | snapshots)
 
     def _carry_out(self, peer: Peer, action: Action) -> None:
         match action:
@@ -248,17 +279,23 @@ class Controller:
         elif report.detail:
             fields["detail"] = report.detail
         if report.fact in _WARNINGS:
-            peer.problem = f"{report.fact.value}: {report.detail}"
+            if report.fact in _TROUBLES:
+                peer.trouble = report
             peer.log.warning(report.fact.value, **fields)
         else:
-            if report.fact in (Fact.HANDOVER_FINISHED, Fact.PEER_REGISTERED):
-                peer.problem = ""
+            if report.fact in _MENDED:
+                peer.trouble = None
             peer.log.info(report.fact.value, **fields)
 
 
 def _in_use(machine: PeerMachine) -> bool:
     own, peer = machine.own, machine.correspondent.binding
     return bool((own and own.deprecated) or (peer and peer.deprecated) or machine.mobile.handover)
+
+
+def _complete(machine: PeerMachine) -> bool:
+    """The filters stand for the current addresses."""
+    return any(association.complete and association.pair == machine.pair for association in machine.associations)
 
 
 def _machine_settings(peer: PeerSettings, config: Config, instance: bytes) -> MachineSettings:

@@ -20,6 +20,7 @@ from swanroam.config import Config, PeerSettings
 from swanroam.daemon.controller import HostError
 from swanroam.daemon.definitions import CachedDefinitions
 from swanroam.daemon.translation import KernelState
+from swanroam.ike.associations import IkeSa
 from swanroam.ike.messages import IkeError
 from swanroam.ike.renegotiate import PeerReplacedError, Renegotiate
 from swanroam.ike.vici import ViciClient
@@ -64,12 +65,16 @@ class LocalHost:
         self._definitions = CachedDefinitions(config)
         self._filters = Renegotiate(client, self._definitions.read)
         self._stack = AsyncExitStack()
+        self._inherited = True
         self._xfrm: XfrmSocket
         self._plane: CarrierPlane
         self._inner: InnerPlane
 
     async def __aenter__(self) -> Self:
-        """Opens the netlink sockets and makes the inner addresses, guarded. Raises HostError."""
+        """Opens the netlink sockets and makes the inner addresses, guarded.
+
+        Raises HostError; then the kernel is as it was before.
+        """
         control = self._config.control
         settings = carrier_settings(self._config)
         try:
@@ -78,12 +83,15 @@ class LocalHost:
             netlink = await self._stack.enter_async_context(RouteSocket())
             self._plane = CarrierPlane(netlink, settings)
             self._inner = InnerPlane(netlink, settings)
-            await apply_owned(self._xfrm, _and(await find_owned(self._xfrm), prefix_guard(control.prefix)))
+            found = await find_owned(self._xfrm)
+            self._inherited = bool(found)  # the guard of the prefix is the first to come and the last to go
+            await apply_owned(self._xfrm, _and(found, prefix_guard(control.prefix)))
             await self._plane.arm(self._families)
             peers = [peer.control_address for peer in self._config.peers]
             await self._inner.apply(control.prefix, control.address, peers)
         except (XfrmError, RouteSocketError) as error:
             await self._stack.aclose()
+            await self.abandon()
             raise HostError(str(error)) from error
         self._definitions.refresh()
         return self
@@ -92,6 +100,14 @@ class LocalHost:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._stack.aclose()
+
+    async def abandon(self) -> None:
+        """The start has failed: takes away what it made. What was there of an earlier run stays for the next."""
+        if not self._inherited:
+            try:
+                await clear_host(self._config)
+            except HostError as error:
+                log.warning("start_not_undone", error=str(error), remedy="swanroam cleanup")
 
     # --- the kernel -----------------------------------------------------------------------------------------------
 
@@ -152,15 +168,23 @@ class LocalHost:
         pair = action.pair
         try:
             ike_sa = await self._filters.establish(peer.connection, peer.identity, pair.local, pair.remote, children)
-            await self._filters.supersede(ike_sa)
         except PeerReplacedError as error:
             log.warning("peer_ended_old_filters", peer=peer.name, detail=str(error))
         except IkeError as error:
             self._definitions.forget()  # the administrator may be mending them
             return FiltersFailed(pair, str(error))
+        else:
+            await self._supersede(peer, ike_sa)
         finally:
             self._definitions.refresh()
         return FiltersEstablished(pair)
+
+    async def _supersede(self, peer: PeerSettings, ike_sa: IkeSa) -> None:
+        """Ends what would fight with the new filters over one policy. On a dead old path it ends with its IKE_SA."""
+        try:
+            await self._filters.supersede(ike_sa)
+        except IkeError as error:
+            log.warning("old_control_child_not_ended", peer=peer.name, error=str(error))
 
     async def release(self, peer: PeerSettings, action: ReleaseFilters) -> Event:
         """Ends every IKE_SA with the peer that has the address, and returns when none is left."""

@@ -36,21 +36,36 @@ class Journal:
         except FileNotFoundError:
             return {}
         except OSError as error:
-            raise JournalError(f"cannot read the journal {self.path}: {error.strerror}") from error
+            raise JournalError(
+                f"cannot read the journal {self.path}: {error.strerror}: mend its permissions, or run as root"
+            ) from error
+        except UnicodeDecodeError as error:
+            raise self.damaged("it is not text") from error
         try:
             document = json.loads(text)
-            if document["version"] != VERSION:
-                raise JournalError(
-                    f"the journal {self.path} has version {document['version']}, this is version {VERSION}: "
-                    "run `swanroam cleanup` of the version that wrote it, then remove the file"
-                )
+            version, same_boot = document["version"], document["boot_id"] == self._boot_id
             peers: dict[str, dict[str, Any]] = document["peers"]
-            same_boot = document["boot_id"] == self._boot_id
-        except (ValueError, KeyError, TypeError) as error:
+            if version == VERSION and not same_boot:
+                peers = {identity: _sequences_only(peer) for identity, peer in peers.items()}
+            if not all(isinstance(peer, dict) for peer in peers.values()):
+                raise self.damaged("a peer's entry is not an object")
+        except KeyError as error:
+            raise self.damaged(f"{error} is missing") from error
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise self.damaged(str(error)) from error
+        if version != VERSION:
             raise JournalError(
-                f"the journal {self.path} is damaged ({error!r}): run `swanroam cleanup`, then remove the file"
-            ) from error
-        return peers if same_boot else {identity: _sequences_only(peer) for identity, peer in peers.items()}
+                f"the journal {self.path} has version {version}, this is version {VERSION}: "
+                "run `swanroam cleanup` of the version that wrote it, then remove the file"
+            )
+        return peers
+
+    def damaged(self, what: str) -> JournalError:
+        """The error for a journal that can be read and not be used."""
+        return JournalError(
+            f"the journal {self.path} is damaged: {what}. Run `swanroam cleanup`, then remove the file: connections "
+            "that still use an old address end, all others go on"
+        )
 
     def store(self, peers: dict[str, dict[str, Any]]) -> bool:
         """Writes the snapshots when they differ from what was written last. Raises JournalError."""

@@ -7,6 +7,7 @@ kernel, and the next start takes it over from the journal.
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import os
 import signal
@@ -24,11 +25,12 @@ from swanroam.daemon.addresses import AddressFollower
 from swanroam.daemon.api import Api
 from swanroam.daemon.charon import CharonWatch
 from swanroam.daemon.control_channel import ControlChannel
-from swanroam.daemon.controller import Controller
+from swanroam.daemon.controller import Controller, HostError
 from swanroam.daemon.host import LocalHost
-from swanroam.daemon.journal import Journal
+from swanroam.daemon.journal import Journal, JournalError
 from swanroam.daemon.status import Status
 from swanroam.ike.vici import ViciClient
+from swanroam.kernel.address_watch import AddressWatchError
 from swanroam.protocol.events import MessageReceived
 from swanroam.protocol.messages import Message
 
@@ -56,15 +58,25 @@ def api_path(config: Config) -> Path:
 async def run(config: Config, families: Collection[AddressFamily]) -> None:
     """Runs until SIGTERM or SIGINT.
 
-    Raises AlreadyRunningError, DirectoryError, JournalError, ControlChannelError, HostError, and what the kernel
-    modules raise when something they need breaks away underneath.
+    Raises AlreadyRunningError, DirectoryError, JournalError, ControlChannelError and HostError when it can't start;
+    the kernel is then as it was before. Raises HostError and AddressWatchError when something it needs breaks away
+    underneath; what connections need then stays in the kernel.
     """
     async with AsyncExitStack() as stack:
         stack.enter_context(single_instance(config))
         client = await stack.enter_async_context(ViciClient(config.vici_socket))
-        host = await stack.enter_async_context(LocalHost(config, client, families))
+        host = LocalHost(config, client, families)
         daemon = _Daemon(config, client, host)
-        await daemon.work()
+        await stack.enter_async_context(host)
+        try:
+            await daemon.open()
+        except BaseException:
+            await host.abandon()
+            raise
+        try:
+            await daemon.work()
+        finally:
+            await daemon.close()
         await daemon.leave()
 
 
@@ -75,12 +87,14 @@ def single_instance(config: Config) -> Iterator[None]:
         try:
             directory.mkdir(mode=0o750, parents=True, exist_ok=True)
         except OSError as error:
-            raise DirectoryError(f"cannot make the directory {directory}: {error.strerror}") from error
+            raise DirectoryError(
+                f"cannot make the directory {directory}: {error.strerror}: {_remedy(error)}"
+            ) from error
     path = config.runtime_directory / "lock"
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise DirectoryError(f"cannot write {path}: {error.strerror}") from error
+        raise DirectoryError(f"cannot write {path}: {error.strerror}: {_remedy(error)}") from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
@@ -90,12 +104,40 @@ def single_instance(config: Config) -> Iterator[None]:
         os.close(descriptor)
 
 
+def _remedy(error: OSError) -> str:
+    match error.errno:
+        case errno.EACCES | errno.EPERM:
+            return "run as root, or set runtime_directory and state_directory to what this user may write"
+        case errno.EROFS:
+            return "mount it writable, or set runtime_directory and state_directory to elsewhere"
+        case errno.ENOTDIR | errno.EEXIST:
+            return "a file is where a directory must be: remove it, or set runtime_directory and state_directory"
+        case errno.ENOSPC | errno.EDQUOT:
+            return "make room there"
+        case _:
+            return "check the file system, or set runtime_directory and state_directory to elsewhere"
+
+
+def _only_expected(group: BaseExceptionGroup[BaseException]) -> Exception | None:
+    """The first exception of a group in which nothing is but what has a message for the operator."""
+    expected, others = group.split((HostError, JournalError, AddressWatchError))
+    if others is not None or expected is None:
+        return None
+    first: BaseException = expected
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    return first if isinstance(first, Exception) else None
+
+
 class _Daemon:
     """The parts, joined."""
 
     def __init__(self, config: Config, client: ViciClient, host: LocalHost) -> None:
         self._config = config
         self._host = host
+        self._stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
         control = config.control
         self._channel = ControlChannel(control.address, control.port, control.mark, self._received)
         self._controller = Controller(config, host, Journal(journal_path(config)), self._channel.send)
@@ -105,29 +147,39 @@ class _Daemon:
         status = Status(self._controller, self._watch, self._follower, self._channel)
         self._api = Api(api_path(config), {"status": status.answer, "move": self._follower.order})
 
-    async def work(self) -> None:
-        """Until a signal says stop."""
-        stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
+    async def open(self) -> None:
+        """Raises ControlChannelError, DirectoryError."""
         self._channel.open()
         try:
             await self._api.open()
+        except OSError as error:
+            path = api_path(self._config)
+            raise DirectoryError(
+                f"cannot make the socket {path}: {error}: set runtime_directory to elsewhere"
+            ) from error
+
+    async def close(self) -> None:
+        await self._api.close()
+        self._channel.close()
+
+    async def work(self) -> None:
+        """Until a signal says stop. Raises HostError, JournalError, AddressWatchError."""
+        try:
             async with asyncio.TaskGroup() as tasks:
                 parts = (self._controller.run(), self._watch.run(), self._follower.run())
                 running = [tasks.create_task(part) for part in parts]
                 log.info("started", version=__version__, identity=self._config.identity, peers=len(self._by_inner))
-                await stop.wait()
+                await self._stop.wait()
                 for task in running:
                     task.cancel()
-        finally:
-            await self._api.close()
-            self._channel.close()
+        except BaseExceptionGroup as group:
+            if (error := _only_expected(group)) is not None:
+                raise error from group
+            raise
 
     async def leave(self) -> None:
         """What stays behind, and what does not."""
-        if self._controller.quiesced():
+        if await self._controller.quiesced():
             await self._host.clear()
             log.info("stopped", kernel="nothing of ours is left")
         else:

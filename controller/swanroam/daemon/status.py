@@ -16,9 +16,11 @@ from swanroam.daemon.control_channel import ControlChannel
 from swanroam.daemon.controller import Controller, Peer
 from swanroam.kernel.sockets import SocketInUse, owners, sockets_on
 from swanroam.protocol.binding import Binding
-from swanroam.protocol.handover import Handover
+from swanroam.protocol.events import Fact
+from swanroam.protocol.handover import Handover, Result
 from swanroam.protocol.host_state import Carried
 from swanroam.protocol.messages import IPAddress
+from swanroam.protocol.peer import PeerMachine
 
 VERSION = 1
 
@@ -40,7 +42,7 @@ class Status:
         peers = [await self._peer(peer, now) for peer in self._controller.peers.values()]
         problems = [f"{peer['name']}: {peer['problem']}" for peer in peers if peer["problem"]]
         if self._charon.trouble:
-            problems.insert(0, f"charon: {self._charon.trouble}")
+            problems.insert(0, self._charon.trouble)
         return {
             "version": VERSION,
             "swanroam": __version__,
@@ -62,7 +64,7 @@ class Status:
             "connection": peer.settings.connection,
             "filters": peer.settings.filters.value,
             "state": _state(peer),
-            "problem": peer.problem or _problem(peer),
+            "problem": _problem(peer, self._controller.config.control.child),
             "managed": machine.managed,
             "pinned": self._addresses.pinned(peer),
             "own": _binding(machine.own),
@@ -100,11 +102,13 @@ class Status:
 
 def _state(peer: Peer) -> str:
     machine = peer.machine
-    if not machine.associations and not machine.managed:
+    if not machine.associations:
         return "no IKE_SA with it"
     if not machine.managed:
-        if not any(association.control for association in machine.associations):
+        if not _has_control(machine):
             return "not managed: no control CHILD_SA"
+        if not machine.mobile.settings.active:
+            return "not managed: its controller has not registered"
         return "not managed: its controller has not answered"
     if machine.mobile.silent:
         return "its controller does not answer"
@@ -115,16 +119,52 @@ def _state(peer: Peer) -> str:
     return "protected and ready to move"
 
 
-def _problem(peer: Peer) -> str:
-    machine = peer.machine
-    if machine.mobile.refusal:
-        return f"refused our address: {machine.mobile.refusal}"
-    if machine.associations and not machine.managed and machine.mobile.silent:
+def _problem(peer: Peer, control: str) -> str:
+    """What an operator should look at, with the remedy; empty when all is fine."""
+    machine, mobile = peer.machine, peer.machine.mobile
+    if peer.not_applied:
+        return f"the kernel is not as it should be, and is tried again: {peer.not_applied}"
+    if not machine.associations:
+        if not machine.managed:
+            return ""  # a peer that is not there now
         return (
-            "is swanroam running there? Without it a change of address ends the connections, "
-            "as it would without swanroam here"
+            "its IKE_SA has gone, and what its policies do not protect is blocked: "
+            f"swanctl --initiate --ike {peer.settings.connection}, on the host that connects"
         )
+    if mobile.refusal:
+        return f"it refuses our address: {mobile.refusal}"
+    if not machine.managed:
+        return _why_unmanaged(peer, control)
+    if mobile.silent:
+        return "its controller does not answer: is swanroam running there? Connections go on while no address changes"
+    if peer.trouble is not None:
+        return f"{_TROUBLES[peer.trouble.fact]}: {peer.trouble.detail}"
+    last = peer.history[-1] if peer.history else None
+    if mobile.handover is None and last is not None and last.result in (Result.REFUSED, Result.UNANSWERED):
+        return f"the move to {last.new} failed: {last.detail}"
     return ""
+
+
+_TROUBLES = {
+    Fact.CHANGE_REFUSED: "its move was refused",
+    Fact.PATH_NOT_PROVEN: "its new address is not proven",
+    Fact.FILTERS_FAILED: "no security filters",
+    Fact.PEER_FORGOTTEN: "no longer managed",
+}
+
+
+def _why_unmanaged(peer: Peer, control: str) -> str:
+    without = "Without it a change of address ends the connections, as it would without swanroam here"
+    if not _has_control(peer.machine):
+        return (
+            f"charon has no CHILD_SA {control} with it, so its controller can't be asked: swanctl --initiate --ike "
+            f"{peer.settings.connection} --child {control}; if that fails, is swanroam set up there? {without}"
+        )
+    return f"is swanroam running there? {without}" if peer.machine.mobile.silent else ""
+
+
+def _has_control(machine: PeerMachine) -> bool:
+    return any(association.control for association in machine.associations)
 
 
 async def _sockets(carried: Collection[Carried]) -> list[dict[str, Any]]:

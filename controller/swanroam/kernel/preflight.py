@@ -99,7 +99,18 @@ async def preflight(
             )
         ]
     findings = [_ok("privilege", "CAP_NET_ADMIN is there")]
-    findings += await _guarded("IPsec", partial(_ipsec, families))
+    try:
+        findings += await _guarded("IPsec", partial(_ipsec, families))
+    except XfrmPermission as error:
+        return [
+            Finding(
+                "privilege",
+                Severity.FAILURE,
+                f"CAP_NET_ADMIN is not enough: cannot {error.operation}: {os.strerror(error.errno)}; this process "
+                "is in a user namespace that does not own the network namespace",
+                "run it as root of the machine, or in a network namespace of the container's own",
+            )
+        ]
     async with RouteSocket() as netlink:
         for family in families:
             findings += await _guarded(
@@ -122,9 +133,11 @@ def has_net_admin() -> bool:
 
 
 async def _guarded(check: str, trial: Callable[[], Coroutine[Any, Any, list[Finding]]]) -> list[Finding]:
-    """A refusal that a trial did not expect is a finding, too."""
+    """A refusal that a trial did not expect is a finding, too. Raises XfrmPermission."""
     try:
         return await trial()
+    except XfrmPermission:
+        raise
     except (RouteSocketError, XfrmError) as error:
         return [Finding(check, Severity.FAILURE, str(error), "see the message; the kernel's log may say more")]
 
