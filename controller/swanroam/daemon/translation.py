@@ -8,7 +8,7 @@ from ipaddress import IPv6Network
 
 from swanroam.kernel.carrier import Admitted, Carrier
 from swanroam.kernel.xfrm.constants import IPPROTO_IPIP, IPPROTO_IPV6, Direction
-from swanroam.kernel.xfrm.guards import bypass, guard, prefix_guard
+from swanroam.kernel.xfrm.guards import bypass, guard, neighbor_discovery, prefix_guard
 from swanroam.kernel.xfrm.policy import Policy
 from swanroam.protocol.host_state import HostState, Pair
 from swanroam.protocol.messages import IPAddress
@@ -48,6 +48,10 @@ def kernel_state(
         for pair in state.guarded:
             for traffic in protected:
                 policies |= _guards(pair, traffic)
+            if pair.local.version == 6:
+                # Two hosts on one link must find each other's link address before any IPsec (RFC 4861 §7.2).
+                policies |= neighbor_discovery(pair.local, pair.remote, Direction.OUT)
+                policies |= neighbor_discovery(pair.remote, pair.local, Direction.IN)
     for pair in union.bypassed:
         policies |= _bypasses(pair)
     return KernelState(
