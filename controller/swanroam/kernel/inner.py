@@ -1,7 +1,7 @@
 """Inner addresses: the ends of the control channel, and the way to the peers' ones that never is a way in clear.
 
-The own inner address is a /128 on `lo`. It is deprecated (preferred lifetime 0), so the kernel never chooses it as
-source for anything but what is bound to it or routed to an inner address (RFC 6724 §5 rule 3).
+The own inner address is a /128 on `lo`. It is deprecated (preferred lifetime 0), so the kernel prefers every other
+global address as source of what is neither bound to it nor routed to an inner address (RFC 6724 §5 rule 3).
 
 A packet to a peer's inner address has to find a route, because only then the kernel asks the security policies, and the
 control CHILD_SA (tunnel mode) takes it. Where there is no policy and no SA, that route is where the packet goes; so
@@ -9,10 +9,10 @@ it leads to a carrier device, which drops every packet that comes without the ou
 (ipip_tunnel_xmit and ip6_tnl_start_xmit, collect_md). A reject route, and in IPv6 every route through `lo` is one,
 would not do: the kernel gives up before it asks the policies. All other inner addresses are unreachable.
 
-These routes stand in the carrier's table, and a rule for the prefix leads there before charon's table 220. charon with
-`install_routes = yes` adds a route to the peer's inner address through the outer interface there; without the rule, a
-control datagram could leave in clear through it when the policies have gone and the route has not. With the rule it
-makes no difference whether charon installs routes.
+These routes stand in the carrier's table, and a rule for the prefix leads there before charon's table 220. There
+charon with `install_routes = yes` may add a route to the peer's inner address through the outer interface; without the
+rule, a control datagram could leave in clear through it when the policies have gone and the route has not. With the
+rule it makes no difference. (5.9.8 adds none as long as the own inner address is deprecated.)
 
 Found again by: protocol number 83 on address (IFA_PROTO), routes and rule.
 """
