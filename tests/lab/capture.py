@@ -9,6 +9,7 @@ from pathlib import Path
 
 from lab import analysis, pcap
 from lab.analysis import Kind, Observation, Pair
+from lab.charon import unconfined
 from lab.host import Host
 from lab.namespace import CommandError
 from lab.network import Router
@@ -35,7 +36,18 @@ class Capture:
         """Returns when the capture runs."""
         self._legs = self._devices()
         with self._messages.open("w", encoding="utf-8") as messages:
-            argv = ["tcpdump", "-i", "any", "-y", "LINUX_SLL2", "-n", "-U", "--immediate-mode", "-Z", "root"]
+            argv = [
+                unconfined("tcpdump", self.path.parent),
+                "-i",
+                "any",
+                "-y",
+                "LINUX_SLL2",
+                "-n",
+                "-U",
+                "--immediate-mode",
+                "-Z",
+                "root",
+            ]
             argv += ["-s", str(SNAPSHOT_LENGTH), "-B", str(BUFFER), "-w", str(self.path)]
             self._process = self._router.popen(argv, stdout=subprocess.DEVNULL, stderr=messages.fileno())
         wait_for(self._listening, 20, "tcpdump listens on the router", self._said, poll=0.02)

@@ -29,6 +29,18 @@ class HostSettings:
     duplicate_address_detection: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A change of networks that has been made. Times are of CLOCK_MONOTONIC, as those of UDP results."""
+
+    old: IPAddress
+    new: IPAddress
+    began: float
+    """Just before the first change. Hard: nothing was missing earlier."""
+    ended: float
+    """Just after the last change. Hard: from now on the new address was usable."""
+
+
 class Host(Namespace):
     """In each of its networks the host has a device named like the network, and at most one address per family.
 
@@ -114,13 +126,16 @@ class Host(Namespace):
         """Its addresses in a network, and default routes there that are preferred to all earlier ones."""
         self.ip(*self._arrival(network))
 
-    def remove_address(self, network: str) -> None:
-        """Its addresses in a network and its default routes there, gone."""
+    def _departure(self, network: str) -> list[str]:
         lines: list[str] = []
         for family in Family:
             address, route = self._lines(network, "del", family)
             lines += [route, address]
-        self.ip(*lines, check=False)
+        return lines
+
+    def remove_address(self, network: str) -> None:
+        """Its addresses in a network and its default routes there, gone. What is not there is passed over."""
+        self.ip(*self._departure(network), check=False)
 
     def link_down(self, network: str) -> None:
         """The device loses its carrier's worth: down, with IPv6 addresses and all routes gone (kernel's doing)."""
@@ -129,23 +144,25 @@ class Host(Namespace):
     def link_up(self, network: str) -> None:
         self.ip(f"link set {network} up")
 
-    def move_to(self, network: str, *, gap: float = 0.0, soft: bool = False, overlap: float = 1.0) -> None:
+    def move_to(self, network: str, *, gap: float = 0.0, soft: bool = False, overlap: float = 1.0) -> Move:
         """Change networks.
 
-        Hard: the old addresses and their routes go; after `gap` seconds the new ones come.
+        Hard: the old addresses and their routes go; after `gap` seconds (0: at once) the new ones come.
         Soft: the new addresses and their preferred default routes come first; the old go after `overlap` seconds.
         """
-        old = self.network
+        old, self.network = self.network, network
+        began = time.monotonic()
         if soft:
             self.add_address(network)
-            self.network = network
             time.sleep(overlap)
             self.remove_address(old)
-        else:
+        elif gap:
             self.remove_address(old)
             time.sleep(gap)
             self.add_address(network)
-            self.network = network
+        else:
+            self.ip(*self._departure(old), *self._arrival(network))
+        return Move(self.address_in(old), self.address, began, time.monotonic())
 
     # Daemons
 

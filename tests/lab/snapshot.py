@@ -1,6 +1,7 @@
 """The kernel's state of one host as text, without key material: as it is (`raw`), and comparable (`take`)."""
 
 import re
+from collections import Counter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -36,8 +37,10 @@ _SUBSTITUTIONS = (
     (re.compile(r" used \d+"), ""),
     (re.compile(r" index \d+"), ""),
     (re.compile(r"seq 0x[0-9a-f]+ ?"), ""),
+    (re.compile(r"\b(spi|flag-spi|reqid) \S+"), r"\1 *"),
+    (re.compile(r"^\d+: (?=\S+: <)"), ""),  # the index of an interface
+    (re.compile(r"^(default via .*) metric \d+"), r"\1"),  # lower with each move of the lab
 )
-_SPI = re.compile(r"\b(spi|flag-spi|reqid) \S+")
 
 
 def redact(text: str) -> str:
@@ -51,26 +54,32 @@ def raw(namespace: "Namespace") -> str:
     return redact(namespace.run(["sh", "-c", script], check=False).stdout)
 
 
+def _entries(text: str) -> dict[str, list[str]]:
+    """Entries (a line with its indented ones) of each section."""
+    sections: dict[str, list[str]] = {}
+    entries: list[str] = []
+    for line in text.splitlines():
+        if line.startswith("--- "):
+            entries = sections.setdefault(line.removeprefix("--- "), [])
+        elif entries and line[:1].isspace():
+            entries[-1] += f"\n{line}"
+        elif line.strip():
+            entries.append(line)
+    return sections
+
+
 def normalise(text: str) -> str:
     """Text of `raw` without what changes by itself; the entries of each section in alphabetical order."""
-    sections = []
-    for section in re.split(r"^(?=--- )", text, flags=re.MULTILINE):
-        title, _, body = section.partition("\n")
-        entries: list[str] = []
-        for line in body.splitlines():
-            if not line.strip() or any(pattern.match(line) for pattern in _VOLATILE):
-                continue
-            shown = line
-            for pattern, replacement in _SUBSTITUTIONS:
-                shown = pattern.sub(replacement, shown)
-            shown = _SPI.sub(r"\1 *", shown).rstrip()
-            if entries and line[0].isspace():
-                entries[-1] += f"\n{shown}"
-            else:
-                entries.append(shown)
-        if title:
-            sections.append("\n".join([title, *sorted(entries)]))
-    return "\n".join(sections)
+    lines = []
+    for line in text.splitlines():
+        if not line.strip() or any(pattern.match(line) for pattern in _VOLATILE):
+            continue
+        shown = line
+        for pattern, replacement in _SUBSTITUTIONS:
+            shown = pattern.sub(replacement, shown)
+        lines.append(shown.rstrip())
+    sections = _entries("\n".join(lines))
+    return "\n".join("\n".join([f"--- {title}", *sorted(entries)]) for title, entries in sections.items())
 
 
 def take(namespace: "Namespace") -> str:
@@ -79,8 +88,11 @@ def take(namespace: "Namespace") -> str:
 
 
 def difference(before: str, after: str) -> str:
-    """What one snapshot has more and less than another, line by line; empty when they are equal."""
-    had, has = before.splitlines(), after.splitlines()
-    gone = [f"- {line}" for line in had if line not in has]
-    new = [f"+ {line}" for line in has if line not in had]
-    return "\n".join(gone + new)
+    """The entries that one snapshot has more (+) and less (-) than another; empty when they are equal."""
+    had, has = _entries(before), _entries(after)
+    changes = []
+    for section in {**had, **has}:
+        old, new = Counter(had.get(section, [])), Counter(has.get(section, []))
+        changes += [f"- {section}: {entry}" for entry in (old - new).elements()]
+        changes += [f"+ {section}: {entry}" for entry in (new - old).elements()]
+    return "\n".join(changes)

@@ -1,11 +1,14 @@
 """The lab keeps what it promises: what it shows is there, and what it must not miss it does not miss."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from lab import snapshot
 from lab.addressing import NETWORKS, Family
 from lab.analysis import Kind
+from lab.host import Host
 from lab.ike_config import CONTROL, DATA
 from lab.namespace import command
 from lab.network import Match
@@ -135,6 +138,18 @@ def test_a_snapshot_equals_itself_after_a_move_away_and_back(lab: Lab) -> None:
     assert not [word for word in before.split() if word.startswith("0x") and len(word) > 34]
 
 
+def test_controllers_start_answer_and_stop(lab: Lab) -> None:
+    before = [host.snapshot() for host in lab.hosts]
+
+    lab.start_controllers()
+
+    assert lab.mobile.status()["identity"] == lab.mobile.identity
+    assert lab.correspondent.log_events("started")
+    assert lab.mobile.controller.command("--version").stdout.startswith("swanroam ")
+    assert [host.stop_controller() for host in lab.hosts] == [0, 0]
+    assert [snapshot.difference(*pair) for pair in zip(before, map(Host.snapshot, lab.hosts), strict=True)] == ["", ""]
+
+
 def test_programs_run_clean_and_say_what_they_moved(lab: Lab) -> None:
     with lab.capturing() as capture:
         bulk = lab.traffic.tcp_bulk(lab.mobile, lab.correspondent, rate=200_000)
@@ -205,5 +220,5 @@ def test_a_closed_lab_leaves_no_namespace_process_or_file(make_lab: Callable[...
 
     remaining = command(["ip", "netns", "list"]).stdout
     assert not [name for name in names if name in remaining]
-    assert not set(pids) & {int(pid) for pid in command(["ps", "-eo", "pid="]).stdout.split()}
+    assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
     assert not lab.directory.exists()

@@ -37,9 +37,15 @@ def test_states_that_differ_only_in_what_changes_by_itself_are_equal() -> None:
     assert snapshot.normalise(other) == snapshot.normalise(STATE)
 
 
-def test_a_difference_is_told_line_by_line() -> None:
-    assert snapshot.difference("a\nb", "a\nc") == "- b\n+ c"
-    assert snapshot.difference("a\nb", "a\nb") == ""
+def test_a_difference_is_told_entry_by_entry() -> None:
+    before = "--- rules\n0: local\n--- states\nsrc a\n\tproto esp"
+    after = "--- rules\n0: local\n150: ours\n--- states"
+    assert snapshot.difference(before, after) == "+ rules: 150: ours\n- states: src a\n\tproto esp"
+    assert snapshot.difference(before, before) == ""
+
+
+def test_an_entry_that_is_there_twice_is_not_the_same_as_once() -> None:
+    assert snapshot.difference("--- rules\nx", "--- rules\nx\nx") == "+ rules: x"
 
 
 def test_every_file_goes_to_exactly_one_shard_and_the_work_is_spread() -> None:
