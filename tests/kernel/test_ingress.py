@@ -173,6 +173,21 @@ def test_a_pair_is_no_longer_admitted_after_it_is_withdrawn(hosts: Hosts) -> Non
     assert _dropped(hosts, 4) == before + 2
 
 
+@pytest.mark.parametrize("rp_filter", [1, 2])
+def test_reverse_path_filtering_everywhere_does_not_stop_the_first_packet(hosts: Hosts, rp_filter: int) -> None:
+    """The way back to the source does not lead into the carrier yet."""
+    remote, local = address(4, "a"), address(4, "d")
+    on(hosts.correspondent, lambda netlink: CarrierPlane(netlink).clear())
+    hosts.correspondent.sysctl(net__ipv4__conf__all__rp_filter=rp_filter)
+    try:
+        _admit(hosts, Admitted(remote, local))
+        no_states = xfrm_counter(hosts.correspondent, "XfrmInNoStates")
+        _send(hosts, 4, _packet(remote, local, ESP, ESP_DATA))
+        assert xfrm_counter(hosts.correspondent, "XfrmInNoStates") == no_states + 1
+    finally:
+        hosts.correspondent.sysctl(net__ipv4__conf__all__rp_filter=0)
+
+
 def test_the_default_drop_stands_before_the_device_is_up(hosts: Hosts) -> None:
     async def watch(netlink: RouteSocket) -> None:
         await CarrierPlane(netlink).clear()

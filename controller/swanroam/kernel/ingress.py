@@ -142,7 +142,8 @@ class Ingress:
     async def close(self) -> None:
         """Drop everything that is not admitted. Idempotent; to be called before the device is set up.
 
-        Raises RouteSocketError: EOPNOTSUPP or ENOENT when the kernel lacks sch_ingress, cls_matchall, cls_fw or act_gact.
+        Raises RouteSocketError: EOPNOTSUPP or ENOENT when the kernel lacks sch_ingress, cls_matchall, cls_fw or
+        act_gact.
         """
         qdiscs = await self._netlink.listing(self._message(tcmsg, 0), RTM_GETQDISC, "list queueing disciplines")
         if not any(q["index"] == self._index and q.get_attr("TCA_KIND") == "clsact" for q in qdiscs):
