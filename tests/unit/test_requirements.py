@@ -1,0 +1,286 @@
+"""What must be there before the daemon starts, and what is said when it is not: the thing, and the remedy."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import Collection
+from contextlib import AsyncExitStack
+from pathlib import Path
+from socket import AF_INET, AF_INET6, AddressFamily
+
+import pytest
+
+from swanroam.config import Config, parse_config
+from swanroam.daemon import requirements
+from swanroam.daemon.requirements import Requirements, Unmet, check_requirements, connection_problems
+from swanroam.ike.definitions import Definitions, read_definitions
+from swanroam.kernel.preflight import Finding, Severity
+from swanroam.kernel.xfrm.errors import error_for
+from unit.vici_server import Script, response, serving
+
+OURS, ITS = "mobile.example.org", "peer.example.org"
+CONNECTION = """
+connections {
+    server {
+        remote_addrs = 10.3.3.2
+        local { id = mobile.example.org }
+        remote { id = peer.example.org }
+        children {
+            data {
+                mode = transport
+            }
+            swanroam {
+                mode = tunnel
+                local_ts = fd53:7761:6e72:6d76:8185:b065:b090:508/128
+                remote_ts = {remote}/128
+                set_mark_out = 0x5353
+            }
+        }
+    }
+}
+"""
+
+
+def config(directory: Path, peer: str = "", more: str = "") -> Config:
+    return parse_config(
+        f"""\
+identity: {OURS}
+vici_socket: {directory}/charon.vici
+swanctl_file: {directory}/swanctl.conf
+state_directory: {directory}/state
+runtime_directory: {directory}/run
+{more}
+peers:
+  - identity: {ITS}
+    connection: server
+    {peer}
+"""
+    )
+
+
+def write(settings: Config, *changes: tuple[str, str]) -> None:
+    """The right connection for these settings, with texts replaced."""
+    text = CONNECTION.replace("{remote}", str(settings.peers[0].control_address))
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    assert settings.swanctl_file is not None
+    settings.swanctl_file.write_text(text)
+
+
+def definitions(settings: Config) -> Definitions:
+    return asyncio.run(read_definitions(swanctl=settings.swanctl, file=settings.swanctl_file))
+
+
+def test_a_connection_as_check_config_prints_it_has_no_problem(tmp_path: Path) -> None:
+    settings = config(tmp_path)
+    write(settings)
+
+    assert connection_problems(settings, definitions(settings)) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (
+            (("server {", "sever {"),),
+            "peer peer.example.org: swanctl's configuration has no connection server (did you mean sever?)",
+        ),
+        (
+            (("id = peer.example.org", "id = other.example.org"),),
+            "its connection server is for other.example.org: mend `identity` or `connection`",
+        ),
+        (
+            (("swanroam {", "control {"),),
+            "connection server has no control child swanroam: `swanroam check-config` prints how it must be",
+        ),
+        (
+            (("mode = tunnel", "mode = transport"),),
+            "connection server, child swanroam: it must be in tunnel mode",
+        ),
+        (
+            (("set_mark_out = 0x5353", ""),),
+            "connection server, child swanroam: set_mark_out is missing and must be 0x5353",
+        ),
+        (
+            (("set_mark_out = 0x5353", "set_mark_out = 7"),),
+            "connection server, child swanroam: set_mark_out is 7 and must be 0x5353",
+        ),
+        (
+            (("local_ts = fd53:7761:6e72:6d76:8185:b065:b090:508/128", "local_ts = fd53:7761:6e72::1/128"),),
+            "connection server, child swanroam: local_ts is fd53:7761:6e72::1/128 and must have fd53:7761:6e72:6d76",
+        ),
+        (
+            (("local_ts = fd53:7761:6e72:6d76:8185:b065:b090:508/128", ""),),
+            "connection server, child swanroam: local_ts is dynamic and must have fd53:7761:6e72:6d76",
+        ),
+        (
+            (("local_ts = fd53:7761:6e72:6d76:8185:b065:b090:508/128", "local_ts = not an address"),),
+            "peer peer.example.org: child swanroam of connection server: ",
+        ),
+    ],
+)
+def test_what_a_connection_lacks_is_told_with_the_remedy(
+    tmp_path: Path, changes: tuple[tuple[str, str], ...], expected: str
+) -> None:
+    settings = config(tmp_path)
+    write(settings, *changes)
+
+    (problem,) = connection_problems(settings, definitions(settings))
+
+    assert expected in problem
+
+
+def test_children_that_do_not_exist_are_named(tmp_path: Path) -> None:
+    settings = config(tmp_path, "children: [data, voice]")
+    write(settings)
+
+    assert connection_problems(settings, definitions(settings)) == [
+        "peer peer.example.org: connection server has no child voice: mend `children`"
+    ]
+
+
+@pytest.mark.parametrize("mark", ["21331", "0x5353/0xffffffff"])
+def test_a_mark_may_be_written_in_any_of_swanctls_ways(tmp_path: Path, mark: str) -> None:
+    settings = config(tmp_path)
+    write(settings, ("set_mark_out = 0x5353", f"set_mark_out = {mark}"))
+
+    assert connection_problems(settings, definitions(settings)) == []
+
+
+# --- all of it ----------------------------------------------------------------------------------------------------
+
+
+def checked(settings: Config, *scripts: Script) -> Requirements:
+    async def check() -> Requirements:
+        async with AsyncExitStack() as stack:
+            if scripts:
+                await stack.enter_async_context(serving(settings.vici_socket, *scripts))
+            return await check_requirements(settings)
+
+    return asyncio.run(check())
+
+
+def kernel_says(monkeypatch: pytest.MonkeyPatch, **failing: Finding) -> None:
+    """What the kernel's trials find, by family; nothing wrong in those not named."""
+
+    async def preflight(families: Collection[AddressFamily], settings: object) -> list[Finding]:
+        found = [failing[family.name] for family in families if family.name in failing]
+        return found or [Finding("everything", Severity.OK, "is there")]
+
+    monkeypatch.setattr(requirements, "preflight", preflight)
+
+
+NO_ESP = Finding("ESP for IPv4", Severity.FAILURE, "the kernel has no ESP for IPv4", "modprobe esp4")
+NO_ESP6 = Finding("ESP for IPv6", Severity.FAILURE, "the kernel has no ESP for IPv6", "modprobe esp6")
+NO_RIGHTS = Finding("privilege", Severity.FAILURE, "this process lacks CAP_NET_ADMIN", "run it as root")
+
+
+async def version(peer: object) -> None:
+    await peer.serve("version", response(daemon="charon", version="5.9.8"))  # type: ignore[attr-defined]
+
+
+def test_a_host_with_everything_can_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel_says(monkeypatch)
+    settings = config(tmp_path)
+    write(settings)
+
+    found = checked(settings, version)
+
+    assert found.unmet == []
+    assert found.families == (AF_INET, AF_INET6)
+
+
+def test_without_privileges_nothing_else_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel_says(monkeypatch, AF_INET=NO_RIGHTS, AF_INET6=NO_RIGHTS)
+
+    assert checked(config(tmp_path)).unmet == [
+        (Unmet.PRIVILEGES, "privilege: this process lacks CAP_NET_ADMIN: run it as root")
+    ]
+
+
+def test_a_kernel_that_lacks_something_in_both_families_is_named_first_then_charon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel_says(monkeypatch, AF_INET=NO_ESP, AF_INET6=NO_ESP6)
+    settings = config(tmp_path)
+    write(settings)
+
+    found = checked(settings)
+
+    assert [what for what, _ in found.unmet] == [Unmet.KERNEL, Unmet.KERNEL, Unmet.CHARON]
+    assert found.unmet[0][1] == "ESP for IPv4: the kernel has no ESP for IPv4: modprobe esp4"
+
+
+def test_one_family_is_enough_and_the_other_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel_says(monkeypatch, AF_INET6=NO_ESP6)
+    settings = config(tmp_path)
+    write(settings)
+
+    found = checked(settings, version)
+
+    assert found.unmet == []
+    assert found.families == (AF_INET,)
+    assert found.findings == [NO_ESP6]
+
+
+@pytest.mark.parametrize(
+    ("peer", "more"), [("filters: migrate", ""), ("", "defaults: {filters: migrate}")], ids=["peer", "defaults"]
+)
+def test_migrate_needs_a_kernel_that_migrates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, peer: str, more: str
+) -> None:
+    async def no_migration(xfrm: object) -> None:
+        raise error_for(errno.ENOPROTOOPT, "migrate")
+
+    kernel_says(monkeypatch)
+    monkeypatch.setattr(requirements, "probe_migrate", no_migration)
+    settings = config(tmp_path, peer, more)
+    write(settings)
+
+    ((what, text),) = checked(settings, version).unmet
+
+    assert what is Unmet.KERNEL
+    assert "the kernel needs CONFIG_XFRM_MIGRATE=y; or set filters: renegotiate" in text
+
+
+def test_a_vici_socket_that_is_not_there_is_charons_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel_says(monkeypatch)
+    settings = config(tmp_path)
+    write(settings)
+
+    ((what, text),) = checked(settings).unmet
+
+    assert what is Unmet.CHARON
+    assert text == (
+        f"charon's VICI socket {settings.vici_socket} does not exist: "
+        "start strongSwan (systemctl start strongswan) or set vici_socket"
+    )
+
+
+def test_connections_that_cannot_be_read_are_a_matter_of_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel_says(monkeypatch)
+    settings = config(tmp_path)
+
+    ((what, text),) = checked(settings, version).unmet
+
+    assert what is Unmet.CONFIGURATION
+    assert "swanctl.conf" in text
+    assert "Try `swanctl --load-conns` by hand" in text
+
+
+def test_a_program_that_is_not_there_is_a_matter_of_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel_says(monkeypatch)
+    settings = config(tmp_path, more=f"swanctl: {tmp_path}/no-swanctl")
+    write(settings)
+
+    ((what, text),) = checked(settings, version).unmet
+
+    assert what is Unmet.CONFIGURATION
+    assert f"{tmp_path}/no-swanctl" in text
+    assert "swanctl" in text.partition(":")[2]
