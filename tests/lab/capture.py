@@ -40,6 +40,8 @@ class Capture:
                 unconfined("tcpdump", self.path.parent),
                 "-i",
                 "any",
+                "-Q",
+                "in",  # each packet once
                 "-y",
                 "LINUX_SLL2",
                 "-n",

@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 from lab.addressing import NETWORKS, Family
@@ -17,15 +18,22 @@ _INCIDENTAL = (
     (re.compile(r"handle 0x\w+"), "handle *"),
 )
 
+END = r"(?![0-9a-f.:])"
+"""After an address or a name: it does not go on."""
 
-def as_if_in(snapshot: str, began: str, now: str) -> str:
-    """A snapshot taken in one network as it would have been in the other: their names and addresses exchanged."""
-    exchanged: dict[str, str] = {}
-    for one, other in ((began, now), (now, began)):
-        exchanged[one] = other
-        for family in Family:
-            exchanged[_prefix(one, family)] = _prefix(other, family)
-    pattern = re.compile("|".join(rf"\b{re.escape(text)}" for text in exchanged))
+
+def as_at_present(snapshot: str, host: Host, began_in: Mapping[str, str]) -> str:
+    """A host's snapshot of when all were in the networks `began_in`, as it would be with all where they are now.
+
+    What is exchanged: names and addresses of the host's own two networks, and its peers' two addresses.
+    """
+    began, now = began_in[host.name], host.network
+    pairs = [(began, now), *((_prefix(began, family), _prefix(now, family)) for family in Family)]
+    for peer in host.controller.peers:
+        networks = began_in[peer.name], peer.network
+        pairs += [tuple(str(peer.address_in(network, family)) for network in networks) for family in Family]
+    exchanged = {text: other for one, two in pairs for text, other in ((one, two), (two, one))}
+    pattern = re.compile("|".join(rf"\b{re.escape(text)}{'' if text[-1] in '.:' else END}" for text in exchanged))
     return pattern.sub(lambda match: exchanged[match[0]], snapshot)
 
 
@@ -55,9 +63,9 @@ def _entries(snapshot: str) -> Counter[str]:
     return found
 
 
-def assert_same(host: Host, earlier: str, began: str, when: str) -> None:
-    """The host's kernel has what it had, its present network taken for the one that it began in."""
-    expected, has = _entries(as_if_in(earlier, began, host.network)), _entries(host.snapshot())
+def assert_same(host: Host, earlier: str, began_in: Mapping[str, str], when: str) -> None:
+    """The host's kernel has what it had, the present networks taken for those in which the hosts began."""
+    expected, has = _entries(as_at_present(earlier, host, began_in)), _entries(host.snapshot())
     more, less = has - expected, expected - has
     differences = [*(f"+ {entry}" for entry in more), *(f"- {entry}" for entry in less)]
     assert not differences, "\n".join([f"{host.name}: not as {when}", *differences])

@@ -59,7 +59,10 @@ class MixResult:
     udp: UdpResult | None
 
     def __str__(self) -> str:
-        udp = f"; UDP {self.udp}" if self.udp is not None else ""
+        udp = ""
+        if self.udp is not None:
+            began = f"{self.udp.up.silence_began:.3f}, {self.udp.down.silence_began:.3f}"
+            udp = f"; UDP {self.udp}; silences began at {began}"
         return (
             f"TCP bulk {self.bulk.moved} bytes, longest silence {self.bulk.longest_silence * 1000:.0f} ms; "
             f"idle TCP answered after {self.idle_response * 1000:.0f} ms{udp}"
@@ -80,7 +83,7 @@ class Mix:
         udp = self.udp.stop() if self.udp is not None else None
         bulk = self.bulk.stop().check()
         result = MixResult(bulk, self.idle.stop().check(), response, udp)
-        print(result)
+        print(f"{time.monotonic():.3f} {result}")
         return result
 
 
@@ -155,8 +158,8 @@ class Story:
 
     def finish(self, *, rekey: bool = True) -> None:
         """The invariants, once all sockets are closed. Ends the controllers and the captures."""
-        self.print_timelines()
         self.wait_rest()
+        self.print_timelines()
         self.assert_nothing_left()
         if rekey:
             self.rekey_everything()
@@ -164,7 +167,7 @@ class Story:
         for host in self.lab.hosts:
             assert host.stop_controller() == 0
         for host in self.lab.hosts:
-            remains.assert_same(host, self.before[host.name], self.began_in[host.name], "before the controllers came")
+            remains.assert_same(host, self.before[host.name], self.began_in, "before the controllers came")
         self.assert_nothing_in_clear()
 
     def assert_nothing_in_clear(self) -> None:
@@ -175,7 +178,7 @@ class Story:
     def assert_nothing_left(self) -> None:
         """Kernel, processes and descriptors are those of a host that was always at its present address."""
         for host in self.lab.hosts:
-            remains.assert_same(host, self.fresh[host.name], self.began_in[host.name], "at rest before anything moved")
+            remains.assert_same(host, self.fresh[host.name], self.began_in, "at rest before anything moved")
             remains.assert_no_process(host)
             remains.assert_descriptors(host, self.descriptors[host.name])
             remains.assert_no_idle_connection(host)
@@ -197,7 +200,8 @@ class Story:
         for host in self.lab.hosts:
             for record in host.log_events("handover_finished"):
                 steps = ", ".join(f"{step} {at * 1000:.0f}" for step, at in record["seconds"].items())
-                print(f"{host.name}: {record['old']} -> {record['new']} {record['result']}, ms: {steps}")
+                ended = f"{log_time(record):.3f} {host.name}"
+                print(f"{ended}: {record['old']} -> {record['new']} {record['result']}, ms: {steps}")
 
 
 def log_time(record: Mapping[str, Any]) -> float:

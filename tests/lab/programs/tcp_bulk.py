@@ -32,9 +32,11 @@ class Stream:
         self.began = time.monotonic()
 
     def allowance(self):
+        """Bytes to send now. Below a tick's worth it is none: a few bytes at a time would keep the CPU busy."""
         if not self.rate:
             return CHUNK
-        return min(CHUNK, int((time.monotonic() - self.began) * self.rate) - self.sent)
+        due = int((time.monotonic() - self.began) * self.rate) - self.sent
+        return min(CHUNK, due) if due >= min(CHUNK, self.rate * TICK) else 0
 
     def send(self):
         amount = self.allowance()

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from common import Commands, family_of, say
 
-TICK = 0.005
+TICK = 0.01
 BURST = 100  # packets
 SO_RCVBUFFORCE = 33  # asm-generic/socket.h
 HEADER = struct.Struct("!Q")
