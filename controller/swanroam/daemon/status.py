@@ -63,7 +63,7 @@ class Status:
             "identity": peer.settings.identity,
             "connection": peer.settings.connection,
             "filters": peer.settings.filters.value,
-            "state": _state(peer),
+            "state": f"charon is lost; before: {_state(peer)}" if self._charon.trouble else _state(peer),
             "problem": _problem(peer, self._controller.config.control.child),
             "managed": machine.managed,
             "pinned": self._addresses.pinned(peer),

@@ -61,7 +61,7 @@ class HeldAddress:
     index: int
 
     def __str__(self) -> str:
-        return f"address {self.address}"
+        return f"address {self.address} on the carrier"
 
     async def add(self, netlink: RouteSocket) -> None:
         await netlink.execute(self._message(), RTM_NEWADDR, ADD, f"add {self}")
