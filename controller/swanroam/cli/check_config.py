@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from swanroam.cli.exits import Exit
-from swanroam.config import Config, load_config
+from swanroam.config import Config, PeerSettings, load_config
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
@@ -21,24 +21,23 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"{arguments.config}: right; {len(config.peers)} peer{'s' if len(config.peers) != 1 else ''}")
         print("The connections in swanctl.conf need this control child each:")
         for peer in config.peers:
-            print(control_child(config, peer.connection))
+            print(control_child(config, peer))
     return Exit.OK
 
 
-def control_child(config: Config, connection: str) -> str:
-    """The lines that a swanctl connection needs for the control channel."""
-    peer = next(peer for peer in config.peers if peer.connection == connection)
-    return "\n".join(
-        (
-            "",
-            f"connections.{connection}.children {{",
-            f"  {config.control.child} {{",
-            "    mode = tunnel",
-            f"    local_ts = {config.control.address}/128",
-            f"    remote_ts = {peer.control_address}/128",
-            f"    set_mark_out = {config.control.mark:#x}",
-            "    start_action = start",
-            "  }",
-            "}",
-        )
-    )
+def control_child(config: Config, peer: PeerSettings) -> str:
+    """What a swanctl connection needs for the control channel; swanctl merges it with the connection's own section."""
+    start = "        start_action = start\n" if peer.moves.we_may else ""
+    return f"""
+connections {{
+  {peer.connection} {{
+    children {{
+      {config.control.child} {{
+        mode = tunnel
+        local_ts = {config.control.address}/128
+        remote_ts = {peer.control_address}/128
+        set_mark_out = {config.control.mark:#x}
+{start}      }}
+    }}
+  }}
+}}"""

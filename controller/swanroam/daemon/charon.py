@@ -7,7 +7,7 @@ anew, and a machine hears of them when they differ from what it knows.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from contextlib import aclosing
 from ipaddress import IPv6Address
 
@@ -89,9 +89,9 @@ class CharonWatch:
     async def read(self) -> None:
         """Reads all IKE_SAs and tells the machines what is new. Raises ViciError."""
         ike_sas = [ike_sa for ike_sa in await list_ike_sas(self._client, noblock=False) if ike_sa.is_usable]
-        self._owners = {
-            address: ike_sa.remote.identity for ike_sa in ike_sas for address in self._inner_addresses(ike_sa)
-        }
+        self._owners = _owners(
+            (address, ike_sa.remote.identity) for ike_sa in ike_sas for address in self._inner_addresses(ike_sa)
+        )
         for identity, peer in self._controller.peers.items():
             of_peer = [ike_sa for ike_sa in ike_sas if ike_sa.remote.identity == identity]
             self._learn(peer, of_peer)
@@ -137,6 +137,16 @@ class CharonWatch:
         data = [ike_sa.child(child) for child in peer.children - {name}]
         complete = control is not None and all(child is not None and child.mode is Mode.TRANSPORT for child in data)
         return Association(Pair(local, remote), ike_sa.unique_id, control is not None, complete)
+
+
+def _owners(claims: Iterable[tuple[IPv6Address, str]]) -> dict[IPv6Address, str]:
+    """Who owns which inner address. One that two identities have is nobody's: selectors let anybody claim it."""
+    owners: dict[IPv6Address, str] = {}
+    disputed: set[IPv6Address] = set()
+    for address, identity in claims:
+        if owners.setdefault(address, identity) != identity:
+            disputed.add(address)
+    return {address: identity for address, identity in owners.items() if address not in disputed}
 
 
 def _protected(child: ChildSa) -> list[ProtectedTraffic]:

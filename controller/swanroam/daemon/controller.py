@@ -18,13 +18,14 @@ import structlog
 
 from swanroam.config import Config, FilterMethod, PeerSettings
 from swanroam.daemon.journal import Journal, JournalError
-from swanroam.daemon.translation import ANY_TRAFFIC, KernelState, ProtectedTraffic, kernel_state
+from swanroam.daemon.translation import ANY_TRAFFIC, KernelState, ProtectedTraffic, carrier_settings, kernel_state
 from swanroam.protocol.authorisation import Policy, Surroundings
 from swanroam.protocol.events import (
     Action,
     EstablishFilters,
     Event,
     Fact,
+    MigrateFilters,
     ReadUsage,
     ReleaseFilters,
     Report,
@@ -34,6 +35,7 @@ from swanroam.protocol.events import (
     UsageRead,
 )
 from swanroam.protocol.handover import Handover
+from swanroam.protocol.host_state import Pair
 from swanroam.protocol.messages import INSTANCE_SIZE, IPAddress, Message, Method
 from swanroam.protocol.mobile import MobileSettings
 from swanroam.protocol.peer import PeerMachine
@@ -79,8 +81,11 @@ class Host(Protocol):
     async def establish(self, peer: PeerSettings, action: EstablishFilters, children: Collection[str]) -> Event:
         """Puts filters in place; the event tells how it went."""
 
-    async def release(self, peer: PeerSettings, action: ReleaseFilters) -> Event:
-        """Terminates the IKE_SAs of an address."""
+    async def migrate(self, peer: PeerSettings, action: MigrateFilters, children: Collection[str]) -> Event:
+        """Moves existing filters to a pair; the event tells how it went."""
+
+    async def release(self, peer: PeerSettings, action: ReleaseFilters, current: Pair | None) -> Event:
+        """Terminates the IKE_SAs of an address; `current` is the pair that stays."""
 
     async def usage(self, action: ReadUsage, others: Collection[IPAddress], *, own: bool) -> Event:
         """Counts the sockets between an address (ours if `own`, else the peer's) and the others."""
@@ -218,7 +223,9 @@ class Controller:
         """Journal first, then the kernel: what a crash leaves behind is always known."""
         self._write_journal()
         wanted = kernel_state(
-            [(peer.machine.wanted(), peer.protected) for peer in self.peers.values()], self.config.control.prefix
+            [(peer.machine.wanted(), peer.protected) for peer in self.peers.values()],
+            self.config.control.prefix,
+            carrier_settings(self.config).clear_mark,
         )
         if wanted == self._applied:
             return False
@@ -238,8 +245,10 @@ class Controller:
                 self._send(peer.settings.control_address, message)
             case EstablishFilters():
                 self._start(peer, self._host.establish(peer.settings, action, peer.children))
+            case MigrateFilters():
+                self._start(peer, self._host.migrate(peer.settings, action, peer.children))
             case ReleaseFilters():
-                self._start(peer, self._host.release(peer.settings, action))
+                self._start(peer, self._host.release(peer.settings, action, peer.machine.pair))
             case ReadUsage(address):
                 machine = peer.machine
                 own = machine.own is not None and address in machine.own.addresses

@@ -10,28 +10,31 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Iterable
 from contextlib import AsyncExitStack
+from itertools import chain
 from socket import AddressFamily
 from types import TracebackType
 from typing import Self
 
 import structlog
 
-from swanroam.config import Config, PeerSettings
+from swanroam.config import Config, FilterMethod, PeerSettings
 from swanroam.daemon.controller import HostError
 from swanroam.daemon.definitions import CachedDefinitions
-from swanroam.daemon.translation import KernelState
+from swanroam.daemon.translation import KernelState, carrier_settings
 from swanroam.ike.associations import IkeSa
 from swanroam.ike.messages import IkeError
+from swanroam.ike.migrate import AddressPair, Migrate
 from swanroam.ike.renegotiate import PeerReplacedError, Renegotiate
 from swanroam.ike.vici import ViciClient
-from swanroam.kernel.carrier import CarrierPlane, CarrierSettings
+from swanroam.kernel.carrier import CarrierPlane
 from swanroam.kernel.inner import InnerPlane
-from swanroam.kernel.rtnetlink import RouteSocket, RouteSocketError
+from swanroam.kernel.rtnetlink import RouteSocket, RouteSocketError, family_of
 from swanroam.kernel.sockets import SocketDiagError, sockets_on
+from swanroam.kernel.xfrm.constants import Action
 from swanroam.kernel.xfrm.errors import XfrmError
-from swanroam.kernel.xfrm.guards import prefix_guard
-from swanroam.kernel.xfrm.policies import PolicyChanges, apply_owned, clear_owned, find_owned
-from swanroam.kernel.xfrm.policy import Policy
+from swanroam.kernel.xfrm.guards import CARRIED_PRIORITY, carried_inner_out, prefix_guard
+from swanroam.kernel.xfrm.policies import apply_owned, clear_owned, find_owned
+from swanroam.kernel.xfrm.policy import Policy, PolicyKey
 from swanroam.kernel.xfrm.socket import XfrmSocket
 from swanroam.protocol.events import (
     EstablishFilters,
@@ -39,21 +42,18 @@ from swanroam.protocol.events import (
     FiltersEstablished,
     FiltersFailed,
     FiltersReleased,
+    MigrateFilters,
     ReadUsage,
     ReleaseFilters,
     UsageRead,
 )
+from swanroam.protocol.host_state import Pair
 from swanroam.protocol.messages import IPAddress
 
 log = structlog.get_logger("swanroam")
 
 CHARON_RETRY = 2.0
 """Seconds until charon is asked again to end what it could not end."""
-
-
-def carrier_settings(config: Config) -> CarrierSettings:
-    """The carrier's numbers, as configured."""
-    return CarrierSettings(config.carrier.table, config.carrier.rule_priority, config.control.mark)
 
 
 class LocalHost:
@@ -63,10 +63,12 @@ class LocalHost:
         self._config = config
         self._families = families
         self._definitions = CachedDefinitions(config)
+        self._client = client
         self._filters = Renegotiate(client, self._definitions.read)
         self._stack = AsyncExitStack()
         self._inherited = True
         self._xfrm: XfrmSocket
+        self._migration: Migrate
         self._plane: CarrierPlane
         self._inner: InnerPlane
 
@@ -80,12 +82,13 @@ class LocalHost:
         try:
             self._stack.push_async_callback(self._definitions.close)
             self._xfrm = await self._stack.enter_async_context(XfrmSocket())
+            self._migration = Migrate(self._client, self._xfrm)
             netlink = await self._stack.enter_async_context(RouteSocket())
             self._plane = CarrierPlane(netlink, settings)
             self._inner = InnerPlane(netlink, settings)
             found = await find_owned(self._xfrm)
             self._inherited = bool(found)  # the guard of the prefix is the first to come and the last to go
-            await apply_owned(self._xfrm, _and(found, prefix_guard(control.prefix)))
+            await apply_owned(self._xfrm, _effective(found, prefix_guard(control.prefix)))
             await self._plane.arm(self._families)
             peers = [peer.control_address for peer in self._config.peers]
             await self._inner.apply(control.prefix, control.address, peers)
@@ -114,20 +117,52 @@ class LocalHost:
     async def apply(self, wanted: KernelState) -> bool:
         """Makes the kernel as wanted; tells whether anything changed. Raises HostError."""
         try:
-            found = await find_owned(self._xfrm)
-            guarded = cleaned = PolicyChanges()
-            if not wanted.policies <= found:
-                guarded = await apply_owned(self._xfrm, _and(found, wanted.policies))
+            guarded = await self._guard(wanted)
             changes = await self._plane.apply(wanted.held, wanted.carriers, wanted.admitted)
-            if not found <= wanted.policies:
-                cleaned = await apply_owned(self._xfrm, wanted.policies)
+            settled = await self._settle(wanted)
         except (XfrmError, RouteSocketError) as error:
             raise HostError(str(error)) from error
-        for text in (*map(str, guarded.added), *changes.added):
+        for text in changes.added:
             log.debug("kernel_object_added", what=text)
-        for text in (*changes.removed, *map(str, cleaned.deleted)):
+        for text in changes.removed:
             log.debug("kernel_object_removed", what=text)
-        return bool(guarded or changes or cleaned)
+        return guarded or bool(changes) or settled
+
+    async def _guard(self, wanted: KernelState) -> bool:
+        """What may no longer pass in clear inside the carrier goes first; then everything else that is wanted comes."""
+        found = await find_owned(self._xfrm)
+        stale = {policy for policy in found if _is_carried(policy)} - self._carried(wanted)
+        blocks = {policy for policy in wanted.policies if policy.action is Action.BLOCK}
+        uncarried = {policy for policy in wanted.policies if not _is_carried(policy)}
+        changed = bool(stale) and await self._set(_effective(found - stale, blocks), found)
+        return await self._set(_effective(found - stale, uncarried)) or changed
+
+    async def _settle(self, wanted: KernelState) -> bool:
+        """What is not wanted goes, bypasses among it; only then may packets be clear inside the carrier."""
+        found = await find_owned(self._xfrm)
+        carried = self._carried(wanted)
+        uncarried = {policy for policy in wanted.policies if not _is_carried(policy)}
+        changed = await self._set(_effective(uncarried, found & carried), found)
+        return (bool(carried - found) and await self._set(_effective(uncarried, carried))) or changed
+
+    async def _set(self, policies: set[Policy], found: set[Policy] | None = None) -> bool:
+        """Makes these our policies; tells whether that changed anything. `found`, if known: what there is."""
+        if policies == found:
+            return False
+        changes = await apply_owned(self._xfrm, policies)
+        for policy in changes.added | changes.updated:
+            log.debug("kernel_object_added", what=f"policy {policy}")
+        for policy in changes.deleted:
+            log.debug("kernel_object_removed", what=f"policy {policy}")
+        return bool(changes)
+
+    def _carried(self, wanted: KernelState) -> set[Policy]:
+        """All policies that let packets be clear inside the carrier."""
+        outgoing = (
+            carried_inner_out(pair.local, pair.remote, self._plane.device_index(family_of(pair.local)))
+            for pair in wanted.cleared
+        )
+        return {*outgoing, *(policy for policy in wanted.policies if _is_carried(policy))}
 
     def forget(self) -> None:
         """The next `apply` compares with what the kernel really has."""
@@ -186,15 +221,29 @@ class LocalHost:
         except IkeError as error:
             log.warning("old_control_child_not_ended", peer=peer.name, error=str(error))
 
-    async def release(self, peer: PeerSettings, action: ReleaseFilters) -> Event:
-        """Ends every IKE_SA with the peer that has the address, and returns when none is left."""
+    async def migrate(self, peer: PeerSettings, action: MigrateFilters, children: Collection[str]) -> Event:
+        """Moves existing filters to a pair; the event tells how it went."""
+        control = self._config.control.child
+        wanted = [*sorted(set(children) - {control})] if action.data else []
+        wanted += [control] if action.control else []
+        pair = AddressPair(action.pair.local, action.pair.remote)
+        try:
+            await self._migration.move(peer.connection, peer.identity, pair, wanted)
+        except (IkeError, XfrmError) as error:
+            return FiltersFailed(action.pair, str(error))
+        return FiltersEstablished(action.pair)
+
+    async def release(self, peer: PeerSettings, action: ReleaseFilters, current: Pair | None) -> Event:
+        """Ends every IKE_SA with the peer that has the address, and what was kept for it; returns when none is left."""
         while True:
             try:
                 for ike_sa in await self._filters.find(peer.connection, peer.identity):
                     if action.address in (ike_sa.local.host, ike_sa.remote.host):
                         await self._filters.release(ike_sa.unique_id)
                 await self._filters.unload_unused(peer.connection)
-            except IkeError as error:
+                if peer.filters is FilterMethod.MIGRATE and current is not None:
+                    await self._migration.end_grace(action.address, AddressPair(current.local, current.remote))
+            except (IkeError, XfrmError) as error:
                 log.warning("filters_not_released", peer=peer.name, address=str(action.address), error=str(error))
                 await asyncio.sleep(CHARON_RETRY)
             else:
@@ -214,8 +263,15 @@ async def clear_host(config: Config) -> list[str]:
     return [*inner.removed, *carriers.removed, *(f"policy {policy}" for policy in policies)]
 
 
-def _and(found: Iterable[Policy], wanted: Iterable[Policy]) -> set[Policy]:
-    """The wanted policies, and those found that they do not replace."""
-    by_key = {policy.key: policy for policy in found}
-    by_key |= {policy.key: policy for policy in wanted}
+def _is_carried(policy: Policy) -> bool:
+    return policy.priority == CARRIED_PRIORITY
+
+
+def _effective(*policies: Iterable[Policy]) -> set[Policy]:
+    """The kernel has one policy for a key: the one of higher precedence, which is the lower number."""
+    by_key: dict[PolicyKey, Policy] = {}
+    for policy in chain(*policies):
+        known = by_key.setdefault(policy.key, policy)
+        if policy.priority < known.priority:
+            by_key[policy.key] = policy
     return set(by_key.values())

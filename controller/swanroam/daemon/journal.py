@@ -91,5 +91,7 @@ class Journal:
 
 
 def _sequences_only(peer: dict[str, Any]) -> dict[str, Any]:
-    empty = {"managed": False, "own": None, "peer": None, "remembered_peer": None, "proven": None, "handover": None}
-    return peer | empty | {"ours": [], "lingering": []}
+    nothing = ("own", "peer", "remembered_peer", "proven", "accepted", "handover", "migrated")
+    none_of = ("ours", "disclosed", "lingering")
+    empty = dict.fromkeys(nothing) | {name: [] for name in none_of}
+    return peer | empty | {"managed": False, "crossing": "none", "led": False}

@@ -8,7 +8,7 @@ from ipaddress import IPv6Address
 from socket import AF_INET, AF_INET6, AddressFamily
 
 from swanroam.config import Config, FilterMethod
-from swanroam.daemon.host import carrier_settings
+from swanroam.daemon.translation import carrier_settings
 from swanroam.ike.associations import Mode
 from swanroam.ike.definitions import ConnectionDefinition, DefinitionError, Definitions, read_definitions
 from swanroam.ike.messages import ViciError

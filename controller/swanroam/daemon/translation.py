@@ -6,9 +6,18 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from ipaddress import IPv6Network
 
-from swanroam.kernel.carrier import Admitted, Carrier
+from swanroam.config import Config
+from swanroam.kernel.carrier import Admitted, Carrier, CarrierSettings
 from swanroam.kernel.xfrm.constants import IPPROTO_IPIP, IPPROTO_IPV6, Direction
-from swanroam.kernel.xfrm.guards import bypass, guard, neighbor_discovery, prefix_guard
+from swanroam.kernel.xfrm.guards import (
+    bypass,
+    carried_inner_in,
+    guard,
+    kept_inbound,
+    neighbor_discovery,
+    prefix_guard,
+)
+from swanroam.kernel.xfrm.lifetimes import Mark
 from swanroam.kernel.xfrm.policy import Policy
 from swanroam.protocol.host_state import HostState, Pair
 from swanroam.protocol.messages import IPAddress
@@ -35,12 +44,22 @@ class KernelState:
     carriers: frozenset[Carrier]
     admitted: frozenset[Admitted]
     policies: frozenset[Policy]
+    cleared: frozenset[Pair]
+    """Pairs whose packets may enter the carrier in clear. The policies for it need the device's index."""
+
+
+def carrier_settings(config: Config) -> CarrierSettings:
+    """The carrier's numbers, as configured."""
+    return CarrierSettings(config.carrier.table, config.carrier.rule_priority, config.control.mark)
 
 
 def kernel_state(
-    peers: Collection[tuple[HostState, frozenset[ProtectedTraffic]]], control_prefix: IPv6Network
+    peers: Collection[tuple[HostState, frozenset[ProtectedTraffic]]], control_prefix: IPv6Network, clear_mark: int
 ) -> KernelState:
-    """What the kernel should have, given each peer's wanted state and the traffic that its CHILD_SAs protect."""
+    """What the kernel should have, given each peer's wanted state and the traffic that its CHILD_SAs protect.
+
+    `clear_mark`: skb mark of what may come out of the carrier in clear.
+    """
     union = HostState()
     policies: set[Policy] = set(prefix_guard(control_prefix))
     for state, protected in peers:
@@ -53,7 +72,11 @@ def kernel_state(
                 policies |= neighbor_discovery(pair.local, pair.remote, Direction.OUT)
                 policies |= neighbor_discovery(pair.remote, pair.local, Direction.IN)
     for pair in union.bypassed:
-        policies |= _bypasses(pair)
+        policies |= _bypasses(pair, Direction.IN, Direction.OUT)
+    for pair in union.bypassed_in:
+        policies |= _bypasses(pair, Direction.IN)
+    policies |= {kept_inbound(pair.remote, pair.local) for pair in union.accepted}
+    policies |= {carried_inner_in(pair.remote, pair.local, Mark(clear_mark, 0xFFFFFFFF)) for pair in union.cleared}
     return KernelState(
         held=union.held,
         carriers=frozenset(
@@ -66,8 +89,14 @@ def kernel_state(
             )
             for entry in union.carried
         ),
-        admitted=frozenset(Admitted(pair.remote, pair.local) for pair in union.admitted),
+        admitted=frozenset(
+            Admitted(pair.remote, pair.local, clear_inner=True, mark=clear_mark)
+            if pair in union.cleared
+            else Admitted(pair.remote, pair.local)
+            for pair in union.admitted | union.cleared
+        ),
         policies=frozenset(policies),
+        cleared=union.cleared,
     )
 
 
@@ -92,9 +121,7 @@ def _guards(pair: Pair, traffic: ProtectedTraffic) -> set[Policy]:
     }
 
 
-def _bypasses(pair: Pair) -> set[Policy]:
+def _bypasses(pair: Pair, *directions: Direction) -> set[Policy]:
     protocol = IPPROTO_IPIP if pair.local.version == 4 else IPPROTO_IPV6
-    return {
-        bypass(pair.local, pair.remote, protocol, Direction.OUT),
-        bypass(pair.remote, pair.local, protocol, Direction.IN),
-    }
+    ends = {Direction.OUT: (pair.local, pair.remote), Direction.IN: (pair.remote, pair.local)}
+    return {bypass(*ends[direction], protocol, direction) for direction in directions}

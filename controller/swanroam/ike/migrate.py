@@ -26,7 +26,7 @@ from swanroam.ike.clones import is_of
 from swanroam.ike.messages import IkeError
 from swanroam.ike.selectors import IPAddress
 from swanroam.ike.vici import ViciClient
-from swanroam.kernel.xfrm.association import AssociationId
+from swanroam.kernel.xfrm.association import AssociationId, SecurityAssociation
 from swanroam.kernel.xfrm.constants import Mode
 from swanroam.kernel.xfrm.errors import XfrmExists, XfrmNotFound
 from swanroam.kernel.xfrm.migrate import ring_doorbell
@@ -99,13 +99,16 @@ class Migrate:
         child = ike_sa.child(name)
         if ike_sa.nat_local or ike_sa.nat_remote:
             raise MigrateError(f"IKE_SA {ike_sa.name} is behind NAT, where migration loses the ports: use renegotiate")
-        if child is None or child.spi_in is None or child.mode not in _MODES or ike_sa.local.host is None:
+        if child is None or child.spi_in is None or child.mode not in _MODES:
             raise MigrateError(f"IKE_SA {ike_sa.name} has no CHILD_SA {name} that can be migrated; it may be rekeying")
         if await self._stands(ike_sa, child, pair):
             return ike_sa
-        receiving = AssociationId(ike_sa.local.host, child.spi_in)
-        kept = await get_state(self._xfrm, receiving)
+        kept = await self._receiving(ike_sa, child.spi_in, pair)
+        receiving = kept.id
         mode = _MODES[child.mode]
+        if receiving.daddr != pair.local:
+            with suppress(XfrmNotFound):  # kept for this address when it was left: charon could not put the SA there
+                await delete_state(self._xfrm, AssociationId(pair.local, child.spi_in))
         await ring_doorbell(self._xfrm, reqid=child.reqid, mode=mode, local=pair.local, remote=pair.remote)
         ike_sa = await self._wait(connection, identity, name, pair)
         if mode is Mode.TRANSPORT and receiving.daddr != pair.local:
@@ -114,6 +117,16 @@ class Migrate:
         elif mode is Mode.TRANSPORT:
             await replace_state(self._xfrm, receiving, widen_source)
         return ike_sa
+
+    async def _receiving(self, ike_sa: IkeSa, spi: int, pair: AddressPair) -> SecurityAssociation:
+        """The SA that charon receives by now. The IKE_SA may be at the pair already, and this CHILD_SA not yet."""
+        if ike_sa.local.host is not None and ike_sa.local.host != pair.local:
+            return await get_state(self._xfrm, AssociationId(ike_sa.local.host, spi))
+        found = [association for association in await dump_states(self._xfrm) if association.id.spi == spi]
+        elsewhere = [association for association in found if association.id.daddr != pair.local]
+        if not found:
+            raise MigrateError(f"the kernel has no SA with SPI {spi:#010x}, which charon says it has")
+        return (elsewhere or found)[0]
 
     async def _wait(self, connection: str, identity: str, name: str, pair: AddressPair) -> IkeSa:
         """Until charon and the kernel agree that the CHILD_SA is at the pair."""

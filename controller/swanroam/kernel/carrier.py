@@ -105,6 +105,11 @@ class CarrierSettings:
         return (self.control_mark + 1) & 0xFFFFFFFF or 1
 
     @property
+    def clear_mark(self) -> int:
+        """skb mark of packets that came out of the carrier in clear, because the carrier itself was inside ESP."""
+        return (self.control_mark + 2) & 0xFFFFFFFF or 2
+
+    @property
     def control_table(self) -> int:
         return self.table + 1
 
@@ -261,6 +266,12 @@ class CarrierPlane:
             frozenset(await find_rules(self._netlink)),
             None,
         )
+
+    def device_index(self, family: AddressFamily) -> int:
+        """Interface index of a device that the last `apply` made or found. Raises KeyError when there is none."""
+        if self._known is None:
+            raise KeyError(family)
+        return self._known.devices[family].index
 
     async def find(self) -> FoundCarriers:
         """What is there, whoever's settings made it."""

@@ -233,9 +233,6 @@ class Correspondent:
             self._challenge = None
         for address in after.addresses:
             self._lingering.pop(address, None)
-        for address in before.addresses if before is not None else ():
-            if address not in after.addresses:
-                self.linger(address, now)
         self._renew_challenge(now)
         actions += [self._acknowledge(message, Verdict.ACCEPTED)]
         actions += self._step(Step.ACKNOWLEDGED, now)

@@ -18,26 +18,27 @@ class Disclosure:
     """What the peer knows to be ours: what it accepted, and where it has an IKE_SA with us."""
 
     def __init__(self) -> None:
-        self._accepted: set[IPAddress] = set()
+        self.disclosed: set[IPAddress] = set()
         """In the last binding that it accepted, and in all that it was told since."""
-        self._anchored: frozenset[IPAddress] = frozenset()
+        self.anchored: frozenset[IPAddress] = frozenset()
+        """Where there is an IKE_SA with the peer."""
         self._denied: set[IPAddress] = set()
 
     def associations_read(self, own: Iterable[IPAddress]) -> None:
         anchored = frozenset(own)
-        self._denied -= anchored - self._anchored
-        self._anchored = anchored
+        self._denied -= anchored - self.anchored
+        self.anchored = anchored
 
     def announcement(self, binding: Binding) -> Binding:
         """What to tell of a binding: the youngest of those addresses that the peer can know."""
-        known = (self._accepted | self._anchored) - self._denied
+        known = (self.disclosed | self.anchored) - self._denied
         named = tuple(address for address in binding.deprecated if address in known)
         announced = Binding(binding.current, named[-MAX_DEPRECATED:])
-        self._accepted &= set(announced.addresses)
+        self.disclosed &= set(announced.addresses)
         return announced
 
     def accepted(self, announced: Collection[IPAddress]) -> None:
-        self._accepted = set(announced)
+        self.disclosed = set(announced)
 
     def denied(self, announced: Binding) -> bool:
         """It does not know some of the deprecated addresses; tells whether naming fewer can help."""
@@ -45,5 +46,5 @@ class Disclosure:
         return bool(announced.deprecated)
 
     def clear(self) -> None:
-        self._accepted.clear()
+        self.disclosed.clear()
         self._denied.clear()

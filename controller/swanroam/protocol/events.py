@@ -114,6 +114,15 @@ class EstablishFilters:
 
 
 @dataclass(frozen=True, slots=True)
+class MigrateFilters:
+    """Move the data CHILD_SAs, the control CHILD_SA, or both, to a pair, keys kept."""
+
+    pair: Pair
+    data: bool
+    control: bool
+
+
+@dataclass(frozen=True, slots=True)
 class ReleaseFilters:
     """Terminate every IKE_SA with this peer that has the address, own or the peer's."""
 
@@ -157,4 +166,4 @@ class Report:
     handover: Handover | None = None
 
 
-Action = Send | EstablishFilters | ReleaseFilters | ReadUsage | Report
+Action = Send | EstablishFilters | MigrateFilters | ReleaseFilters | ReadUsage | Report

@@ -18,7 +18,7 @@ class Filters:
 
     def __init__(self) -> None:
         self.ours: set[IPAddress] = set()
-        """Own addresses whose filters this controller had charon make."""
+        """Own addresses whose filters are this controller's to make."""
         self._establishing: Pair | None = None
         self._due = 0.0
         self._delay = FILTERS_RETRY[0]
@@ -30,9 +30,12 @@ class Filters:
         self._due = now
         self._delay = FILTERS_RETRY[0]
 
-    def complete(self) -> None:
-        """They stand."""
-        self._missing_since = None
+    def looked(self, now: float, *, complete: bool) -> None:
+        """Whether they stand, as seen just now."""
+        if complete:
+            self._missing_since = None
+        elif self._missing_since is None:
+            self._missing_since = now
 
     def begin(self, pair: Pair) -> None:
         self._establishing = pair
@@ -54,10 +57,7 @@ class Filters:
         return self._establishing is None and now >= self._due
 
     def missing_for_long(self, now: float) -> bool:
-        """Also notes that they are missing, when that is new."""
-        if self._missing_since is None:
-            self._missing_since = now
-        return now >= self._missing_since + FILTERS_PATIENCE
+        return self._missing_since is not None and now >= self._missing_since + FILTERS_PATIENCE
 
     def deadlines(self) -> Iterable[float]:
         """Times at which the answers above change."""

@@ -10,6 +10,7 @@ to the unproven address (RFC 9000 §9.3: no more than a probe before validation)
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import product
@@ -39,6 +40,18 @@ class Carried:
     """Only control datagrams: the outer remote address is not proven yet."""
 
 
+class Crossing(enum.Enum):
+    """Method migrate: how far this host is in moving its filters to the current pair. See `migration`."""
+
+    NONE = "none"
+    """Old filters: ESP inside bare IP-in-IP, both ways."""
+    ACCEPTING = "accepting"
+    """This host's filters have moved and the peer's have not: it still takes what comes by the old ones, and what it
+    would send from an old address is stopped by the guards, because the peer could not read it yet."""
+    DONE = "done"
+    """New filters, both ways."""
+
+
 @dataclass(frozen=True, slots=True)
 class HostState:
     """Everything that one peer needs of this host. The daemon applies the union over all peers."""
@@ -52,8 +65,12 @@ class HostState:
     """Pairs whose unprotected packets are dropped in both directions."""
     bypassed: frozenset[Pair] = frozenset()
     """Outer pairs between which IP-in-IP may pass although a policy would demand ESP for it: its content is ESP."""
-    inner_cleared: frozenset[Pair] = frozenset()
+    bypassed_in: frozenset[Pair] = frozenset()
+    """The same for what comes in alone."""
+    cleared: frozenset[Pair] = frozenset()
     """Method migrate: pairs whose packets are clear inside the carrier, because the carrier itself is inside ESP."""
+    accepted: frozenset[Pair] = frozenset()
+    """Method migrate: pairs whose ESP is still accepted by the SAs kept for what is under way."""
 
     def __or__(self, other: HostState) -> HostState:
         return HostState(
@@ -62,7 +79,9 @@ class HostState:
             self.admitted | other.admitted,
             self.guarded | other.guarded,
             self.bypassed | other.bypassed,
-            self.inner_cleared | other.inner_cleared,
+            self.bypassed_in | other.bypassed_in,
+            self.cleared | other.cleared,
+            self.accepted | other.accepted,
         )
 
 
@@ -73,13 +92,17 @@ def host_state(
     peer_proven: IPAddress | None,
     holds: bool,
     lingering: Iterable[Pair] = (),
+    associated: Iterable[Pair] = (),
+    crossing: Crossing = Crossing.NONE,
 ) -> HostState:
     """The wanted state for one managed peer.
 
     `peer_proven` is the last address of the peer that was proven, None when that one was released; `holds` tells
     whether we may move and so keep our addresses; `lingering` are pairs of released addresses that still have sockets
-    and stay guarded. A pair whose remote address is announced and was in the binding before is native: that address
-    was proven when it was current.
+    and stay guarded; `associated` are pairs that charon has an IKE_SA for: the peer may carry them already, from an
+    address that it could not announce yet. IP-in-IP from a lingering address is let in, because it may be the peer that
+    has come back there. A pair whose remote address is announced and was in the binding before is
+    native: that address was proven when it was current.
     """
     pairs = frozenset(Pair(local, remote) for local, remote in product(own.addresses, peer.addresses))
     announced = Pair(own.current, peer.current)
@@ -92,10 +115,17 @@ def host_state(
     if peer_proven != peer.current:
         carried |= {Carried(pair, announced, control_only=True) for pair in pairs if pair != announced}
     busy = bool(own.deprecated or peer.deprecated)
+    crossed = crossing if peer_proven == peer.current else Crossing.NONE
+    inner = frozenset(entry.inner for entry in carried) if crossed is not Crossing.NONE else frozenset()
+    lingering = frozenset(lingering)
+    may_return = lingering if crossed is not Crossing.DONE else frozenset()
     return HostState(
         held=frozenset(own.addresses) if holds else frozenset(),
         carried=frozenset(carried),
-        admitted=pairs,
-        guarded=pairs | frozenset(lingering),
-        bypassed=pairs if busy else frozenset(),
+        admitted=pairs | frozenset(associated),
+        guarded=pairs | lingering,
+        bypassed=pairs if busy and crossed is not Crossing.DONE else frozenset(),
+        bypassed_in=may_return,
+        cleared=inner if crossed is Crossing.DONE else frozenset(),
+        accepted=inner,
     )

@@ -27,10 +27,10 @@ left on it, so that none can send unguarded.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 
+from swanroam.protocol.announcer import Announcer, Answer
+from swanroam.protocol.announcer import MobileSettings as MobileSettings
 from swanroam.protocol.binding import Binding
-from swanroam.protocol.disclosure import Disclosure
 from swanroam.protocol.events import (
     Action,
     Association,
@@ -43,42 +43,9 @@ from swanroam.protocol.events import (
 from swanroam.protocol.filters import Filters
 from swanroam.protocol.handover import Handover, Result, Step
 from swanroam.protocol.host_state import Pair
-from swanroam.protocol.messages import (
-    HANDOVER_SIZE,
-    MAX_SEQUENCE,
-    NONCE_SIZE,
-    Acknowledgment,
-    AddressChange,
-    IPAddress,
-    Method,
-    PathResponse,
-    Verdict,
-)
+from swanroam.protocol.messages import HANDOVER_SIZE, Acknowledgment, IPAddress, Verdict
 from swanroam.protocol.release import Releases
-from swanroam.protocol.retransmission import Retransmission
 from swanroam.protocol.snapshot import Snapshot
-
-QUICK_TRIES = 4
-"""Transmissions with growing pauses, to a silent peer after the path has changed, or of one path response."""
-PAUSE = 1.0
-"""Seconds to wait when the peer asks for patience."""
-
-
-@dataclass(frozen=True, slots=True)
-class MobileSettings:
-    """What the configuration says. Times in seconds."""
-
-    active: bool
-    """We may move: registers with the peer and announces changes."""
-    method: Method
-    first_retransmit: float
-    ceiling: float
-    give_up: float
-    """After so long without an answer the peer counts as silent; sending goes on at the refresh interval."""
-    refresh: float
-    grace: float
-    instance: bytes
-    """Identifies this run of the controller."""
 
 
 class Mobile:
@@ -87,33 +54,33 @@ class Mobile:
     def __init__(self, settings: MobileSettings, token: Callable[[int], bytes], jitter: Callable[[], float]) -> None:
         self.settings = settings
         self.binding: Binding | None = None
-        self.sequence = 0
+        self.announcer = Announcer(settings, token, jitter)
         self.managed = False
         """The peer has acknowledged us once: it runs a controller and answers for this host's addresses."""
-        self.proven = False
         self.handover: Handover | None = None
-        self.silent = False
         self.refusal = ""
-        self.announced: Binding | None = None
-        """What the peer is told at this sequence; see Disclosure."""
-        self.accepted: IPAddress | None = None
-        """The current address that the peer accepted last: the way back."""
         self._token = token
-        self._acknowledged = 0
-        self._stale_answers = 0
-        self._nonce = token(NONCE_SIZE)
-        self._challenge: bytes | None = None
         self._preferred: IPAddress | None = None
         self._rejected: IPAddress | None = None
-        """The preferred address, when it failed: not tried again until another is preferred or we have no choice."""
+        """The preferred address, when it failed: not tried again until another is preferred, IKE gets through from it,
+        or the current one goes."""
         self._usable: frozenset[IPAddress] = frozenset()
-        self._disclosure = Disclosure()
-        self._control: frozenset[int] = frozenset()
-        self._exchange = Retransmission(settings.first_retransmit, settings.ceiling, jitter)
-        self._refresh_due: float | None = None
         self._filters = Filters()
         self._releases = Releases()
-        self._peer_grace = 0.0
+
+    @property
+    def sequence(self) -> int:
+        return self.announcer.sequence
+
+    @property
+    def silent(self) -> bool:
+        """The peer has not answered for long."""
+        return self.announcer.silent
+
+    @property
+    def settled(self) -> bool:
+        """The peer knows our binding, and our current address is proven to it."""
+        return self.announcer.settled
 
     @property
     def waiting(self) -> dict[IPAddress, int]:
@@ -122,36 +89,25 @@ class Mobile:
 
     @property
     def ours(self) -> set[IPAddress]:
-        """Own addresses whose filters this controller had charon make."""
+        """Own addresses whose filters are this controller's to make: the administrator has none there."""
         return self._filters.ours
-
-    @property
-    def settled(self) -> bool:
-        """The peer knows our binding, and our current address is proven to it."""
-        return self._acknowledged == self.sequence and self.proven
 
     def restore(self, snapshot: Snapshot, now: float) -> None:
         """Takes over what an earlier run knew."""
         binding = self.binding = snapshot.own
-        self.sequence = snapshot.sequence
+        self.announcer.restore(snapshot)
         self.managed = snapshot.managed and binding is not None
-        self.accepted = snapshot.accepted
         self.ours.update(snapshot.ours)
-        if binding is not None:
-            self._disclosure.accepted(binding.addresses)
-            self.announced = self._disclosure.announcement(binding)
-            if snapshot.handover is not None and binding.deprecated:
-                old = binding.deprecated[-1]
-                self.handover = Handover(snapshot.handover, old, binding.current, snapshot.sequence, now)
+        if binding is not None and snapshot.handover is not None and binding.deprecated:
+            old = binding.deprecated[-1]
+            self.handover = Handover(snapshot.handover, old, binding.current, snapshot.sequence, now)
 
     def forget(self) -> None:
-        """The peer is gone: whatever it knew of us counts for nothing. Our addresses stay, for the guards."""
-        self.managed = self.proven = self.silent = False
-        self.handover = self.accepted = self._challenge = self._refresh_due = None
-        self._acknowledged = 0
+        """The peer is gone. Our addresses stay, for the guards."""
+        self.managed = False
+        self.handover = None
+        self.announcer.forget()
         self._filters = Filters()
-        self._exchange.stop()
-        self._disclosure.clear()
         self._releases.clear()
 
     # --- what came in -----------------------------------------------------------------------------------------
@@ -163,17 +119,16 @@ class Mobile:
             self._preferred = preferred
             self._rejected = None
         if self.binding is not None and self.binding.current in appeared:
-            self._exchange.hasten(now)
+            self.announcer.hasten(now)
         if self.binding is not None and self.binding.current not in usable:
             self._rejected = None
 
     def associations_read(self, associations: Collection[Association], now: float) -> None:
         """Until the peer manages us, our binding is simply where charon has its IKE_SA."""
-        control = frozenset(association.ike_id for association in associations if association.control)
-        if control - self._control:
-            self._exchange.hasten(now)  # a new way to the peer
-        self._control = control
-        self._disclosure.associations_read(association.pair.local for association in associations)
+        before = self.announcer.disclosure.anchored
+        self.announcer.associations_read(associations, now)
+        if self._rejected in self.announcer.disclosure.anchored - before:
+            self._rejected = None  # IKE gets through there
         if not self.managed and associations:
             newest = max(associations, key=lambda association: association.ike_id).pair.local
             if self.binding is None or not self.binding.deprecated:
@@ -182,53 +137,29 @@ class Mobile:
                 after = self.binding.moved_to(newest)  # managed once, then forgotten: guard what was guarded
             if self.binding != after:
                 self.binding = after
-                self._changed(now)
+                self.announcer.announce(after, now)
 
     def peer_restarted(self, now: float) -> None:
         """Its controller is a new one, and may know nothing of us."""
-        if self._acknowledged == self.sequence:
-            self._exchange.begin(now)
+        self.announcer.repeat(now)
 
     def acknowledged(self, message: Acknowledgment, now: float) -> list[Action]:
-        if message.sequence != self.sequence or message.nonce != self._nonce or self.binding is None:
-            return []  # of an overtaken change, or forged by somebody who never saw the change: RFC 4555 §3.5
-        self.silent = False
-        if message.verdict is Verdict.STALE and message.last_sequence < MAX_SEQUENCE // 2:
-            self._renumber(max(self.sequence, message.last_sequence) + 1, now)
-            self._stale_answers += 1
-            if self._stale_answers > 1:
-                self._exchange.postpone(now + PAUSE)  # once is enough, unless it makes the numbers up
+        if self.binding is None:
             return []
-        if message.verdict is Verdict.RATE_LIMITED:
-            self._exchange.postpone(now + PAUSE)
-            return []
-        if message.verdict is not Verdict.ACCEPTED:
+        answer = self.announcer.answered(message, self.binding, now)
+        if answer is Answer.REFUSED:
             return self._refused(message, now)
+        if answer is not Answer.ACCEPTED:
+            return []
         actions: list[Action] = []
         if not self.managed:
             self.managed = True
             actions.append(Report(Fact.PEER_REGISTERED, f"own address {self.binding.current}"))
         self.refusal = ""
-        self._stale_answers = 0
-        self._acknowledged = self.sequence
-        self.accepted = self.binding.current
-        if self.announced is not None:
-            self._disclosure.accepted(self.announced.addresses)
         if self.handover is not None and self.handover.result is Result.REFUSED:
             self.handover = self.handover.ended(Result.RUNNING)
-        self._peer_grace = message.grace_ms / 1000
         actions += self._step(Step.ACKNOWLEDGED, now)
-        if message.challenge is None:
-            self._exchange.stop()
-            self._challenge = None
-            self.proven = True
-            self._refresh_due = now + self.settings.refresh
-            actions += self._step(Step.PROVEN, now)
-        elif message.challenge != self._challenge:
-            self._challenge = message.challenge
-            self.proven = False
-            self._exchange.begin(now)
-        return actions
+        return actions + (self._step(Step.PROVEN, now) if self.settled else [])
 
     def filters_established(self, pair: Pair, now: float) -> None:
         self._filters.established(pair, now)
@@ -252,8 +183,8 @@ class Mobile:
         if actions is None:
             self.binding = self.binding.without(address)
             self._releases.forget(address)
-            if self.announced is not None and address in self.announced.deprecated:
-                self._changed(now)
+            if self.announcer.announced is not None and address in self.announcer.announced.deprecated:
+                self.announcer.announce(self.binding, now)
             return [Report(Fact.ADDRESS_RELEASED, str(address), self.handover)]
         if first and address in self.waiting:
             detail = f"{sockets} sockets on {address}"
@@ -282,23 +213,18 @@ class Mobile:
             and wanted.version == self.binding.current.version
         ):
             actions += self._move(wanted, now)
-        if self._refresh_due is not None and now >= self._refresh_due:
-            self._refresh_due = None
-            self._exchange.begin(now)
-        if self._acknowledged < self.sequence and self._exchange.began is None:
-            self._exchange.begin(now)
         has_control = any(association.control for association in associations)
-        if has_control and self._exchange.is_due(now):
+        if self.announcer.due(now) and has_control:
             actions += self._transmit(now)
         pair = Pair(self.binding.current, peer_current)
-        complete = not self._releases.terminating(pair.local, now) and any(
+        terminating = self._releases.terminating(pair.local, now)
+        complete = not terminating and any(
             association.pair == pair and association.complete for association in associations
         )
+        self._filters.looked(now, complete=complete)
         if complete:
-            self._filters.complete()
-            if self.settled:
-                actions += self._step(Step.FILTERS, now)
-        elif self._may_establish(pair, has_control, peer_moving, now):
+            actions += self._step(Step.FILTERS, now) if self.settled else []
+        elif not terminating and self._may_establish(pair, has_control, peer_moving, now):
             self._filters.begin(pair)
             old = Pair(self.binding.deprecated[-1] if self.binding.deprecated else pair.local, peer_current)
             actions.append(EstablishFilters(pair, old))
@@ -307,8 +233,7 @@ class Mobile:
 
     def deadlines(self) -> list[float]:
         """Times at which `advance` may have something to do."""
-        times = [self._refresh_due, self._exchange.due, *self._filters.deadlines(), *self._releases.deadlines()]
-        return [time for time in times if time is not None]
+        return [*self.announcer.deadlines(), *self._filters.deadlines(), *self._releases.deadlines()]
 
     # --- inside -----------------------------------------------------------------------------------------------
 
@@ -319,6 +244,8 @@ class Mobile:
             overtaken = self.handover.ended(Result.OVERTAKEN, f"by a move to {address}")
             actions.append(Report(Fact.HANDOVER_FINISHED, handover=overtaken))
         old = self.binding.current
+        if address not in self.announcer.disclosure.anchored:
+            self.ours.add(address)
         self._put_current(address, now)
         self.handover = Handover(self._token(HANDOVER_SIZE), old, address, self.sequence, now)
         actions.append(Report(Fact.HANDOVER_STARTED, f"{old} -> {address}", self.handover))
@@ -339,73 +266,39 @@ class Mobile:
         assert self.binding is not None
         self.binding = self.binding.moved_to(address)
         self._releases.forget(address)
-        self.proven = self.silent = False
         self._filters.restart(now)
-        self._changed(now)
+        self.announcer.announce(self.binding, now, moved=True)
 
     def _way_back(self) -> IPAddress | None:
         """The last accepted address, while it is not the current one and this host still has it."""
         assert self.binding is not None
-        back = self.accepted
+        back = self.announcer.accepted
         return back if back is not None and back != self.binding.current and back in self._usable else None
 
-    def _changed(self, now: float) -> None:
-        self._renumber(self.sequence + 1, now)
-
-    def _renumber(self, sequence: int, now: float) -> None:
-        assert self.binding is not None
-        self.sequence = sequence
-        self.announced = self._disclosure.announcement(self.binding)
-        self._nonce = self._token(NONCE_SIZE)
-        self._challenge = None
-        self._refresh_due = None
-        self._exchange.begin(now)
-
     def _transmit(self, now: float) -> list[Action]:
-        assert self.announced is not None
-        began = self._exchange.began
-        if not self.silent and began is not None and now - began >= self.settings.give_up:
-            reason = f"no answer for {now - began:.0f} s"
-            actions: list[Action] = [Report(Fact.PEER_SILENT, reason, self.handover)]
-            if self._acknowledged < self.sequence and (back := self._way_back()) is not None:
-                return [*actions, *self._go_back(back, Result.UNANSWERED, reason, now), *self._transmit(now)]
-            self.silent = True
-        else:
-            actions = []
+        actions: list[Action] = []
+        if (seconds := self.announcer.unanswered(now)) is not None:
+            reason = f"no answer for {seconds:.0f} s"
+            actions.append(Report(Fact.PEER_SILENT, reason, self.handover))
+            if not self.announcer.acknowledged and (back := self._way_back()) is not None:
+                actions += self._go_back(back, Result.UNANSWERED, reason, now)
         handover = self.handover.id if self.handover is not None else bytes(HANDOVER_SIZE)
-        if self._challenge is not None:
-            actions.append(Send(PathResponse(self.sequence, handover, self._challenge)))
-        else:
-            change = AddressChange(
-                sequence=self.sequence,
-                handover=handover,
-                nonce=self._nonce,
-                current=self.announced.current,
-                deprecated=self.announced.deprecated,
-                method=self.settings.method,
-                instance=self.settings.instance,
-            )
-            actions.append(Send(change))
-        self._exchange.sent(now)
-        if self._exchange.attempts >= QUICK_TRIES:
-            # The acknowledgment of our response may be lost, or the challenge be an old one: ask anew.
-            self._challenge = None
-            if self.silent:
-                self._exchange.postpone(now + self.settings.refresh)
-        return actions
+        return [*actions, Send(self.announcer.transmit(handover, now))]
 
     def _refused(self, message: Acknowledgment, now: float) -> list[Action]:
-        assert self.announced is not None
+        assert self.binding is not None
+        announced = self.announcer.announced
+        assert announced is not None
         self.refusal = f"{message.verdict.name.lower()}: {message.reason}"
-        if message.verdict is Verdict.NOT_OWNED and self._disclosure.denied(self.announced):
-            self._changed(now)
+        if message.verdict is Verdict.NOT_OWNED and self.announcer.disclosure.denied(announced):
+            self.announcer.announce(self.binding, now)
             return [Report(Fact.CHANGE_REFUSED_BY_PEER, f"{self.refusal}; asked again without it", self.handover)]
         refused = self.handover.ended(Result.REFUSED, self.refusal) if self.handover is not None else None
         report = Report(Fact.CHANGE_REFUSED_BY_PEER, self.refusal, refused)
         if (back := self._way_back()) is not None:
             return [report, *self._go_back(back, Result.REFUSED, self.refusal, now)]
         self.handover = refused
-        self._exchange.postpone(now + self.settings.refresh)
+        self.announcer.refused(now)
         return [report]
 
     def _may_establish(self, pair: Pair, has_control: bool, peer_moving: bool, now: float) -> bool:
@@ -424,7 +317,7 @@ class Mobile:
         assert self.binding is not None
         if not ready:
             return []
-        due = self._releases.advance(self.binding.deprecated, now, max(self.settings.grace, self._peer_grace))
+        due = self._releases.advance(self.binding.deprecated, now, max(self.settings.grace, self.announcer.peer_grace))
         actions: list[Action] = []
         if any(isinstance(action, ReadUsage) for action in due):
             actions += self._step(Step.GRACE, now)

@@ -15,7 +15,7 @@ How it is driven (by the daemon, and by the simulation in the tests, in the same
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from swanroam.protocol.authorisation import Policy, Surroundings
@@ -26,29 +26,35 @@ from swanroam.protocol.events import (
     AddressesRead,
     Association,
     AssociationsRead,
+    EstablishFilters,
     Event,
     Fact,
     FiltersEstablished,
     FiltersFailed,
     FiltersReleased,
     MessageReceived,
+    ReleaseFilters,
     Report,
     StateApplied,
     TimerExpired,
     UsageRead,
 )
 from swanroam.protocol.handover import Step
-from swanroam.protocol.host_state import HostState, Pair, host_state
+from swanroam.protocol.host_state import Crossing, HostState, Pair, host_state
 from swanroam.protocol.messages import (
+    HANDOVER_SIZE,
     Acknowledgment,
     AddressChange,
     FiltersReply,
     FiltersRequest,
     IPAddress,
     Message,
+    Method,
     PathResponse,
 )
+from swanroam.protocol.migration import Follower, Leader
 from swanroam.protocol.mobile import Mobile, MobileSettings
+from swanroam.protocol.retransmission import Retransmission
 from swanroam.protocol.snapshot import Snapshot
 
 
@@ -74,6 +80,9 @@ class PeerMachine:
             grace=settings.mobile.grace,
             instance=settings.mobile.instance,
         )
+        exchange = Retransmission(settings.mobile.first_retransmit, settings.mobile.ceiling, jitter)
+        self.leader = Leader(exchange)
+        self.follower = Follower()
         self.associations: tuple[Association, ...] = ()
         self.surroundings = Surroundings()
         self._remembered_peer: Binding | None = None
@@ -112,6 +121,7 @@ class PeerMachine:
         self._now = now
         if self.associations or isinstance(event, AssociationsRead | MessageReceived):
             self._present = now
+        lingering = set(self.correspondent.lingering)
         actions = self._dispatch(event, now)
         if self.managed and not self.associations and now >= self._present + self.settings.forget_after:
             actions += self._forget(now)
@@ -121,8 +131,22 @@ class PeerMachine:
             actions += self.correspondent.advance(self.associations, pair.local, now)
             peers = self.correspondent.handover
             peer_moving = peers is not None and not peers.reached(Step.FILTERS)
-            actions += self.mobile.advance(self.associations, pair.remote, peer_moving, now)
+            actions += self._led(
+                self.mobile.advance(self._settled_associations(pair), pair.remote, peer_moving, now), now
+            )
+            if self.crossing is not Crossing.NONE:
+                released = set(self.correspondent.lingering) - lingering
+                actions += [ReleaseFilters(address) for address in sorted(released)]
         return actions
+
+    @property
+    def crossing(self) -> Crossing:
+        """Method migrate: how far this host's filters have come to the current pair."""
+        pair = self.pair
+        if pair is None:
+            return Crossing.NONE
+        own = self.leader.crossing(pair)
+        return own if own is not Crossing.NONE else self.follower.crossing(pair)
 
     def wanted(self) -> HostState:
         """What this host's kernel should have for this peer."""
@@ -137,11 +161,15 @@ class PeerMachine:
             peer_proven=self.correspondent.proven if registered else peer.current,
             holds=self.settings.mobile.active,
             lingering=[Pair(a, b) for a in own.addresses for b in self.correspondent.lingering],
+            associated=[association.pair for association in self.associations],
+            crossing=self.crossing,
         )
 
     def deadline(self) -> float | None:
         """When to feed TimerExpired. Times that passed before the last event have had their chance."""
         times = [*self.mobile.deadlines(), *self.correspondent.deadlines()]
+        if self.leader.exchange.due is not None:
+            times.append(self.leader.exchange.due)
         if self.managed and not self.associations:
             times.append(self._present + self.settings.forget_after)
         return min((time for time in times if time > self._now), default=None)
@@ -165,12 +193,16 @@ class PeerMachine:
             own=mobile.binding,
             handover=None if mobile.handover is None else mobile.handover.id,
             ours=tuple(mobile.ours),
-            accepted=mobile.accepted,
+            accepted=mobile.announcer.accepted,
+            disclosed=tuple(mobile.announcer.disclosure.disclosed),
             last_sequence=correspondent.last_sequence,
             peer=correspondent.binding,
             remembered_peer=self.peer,
             proven=correspondent.proven,
             lingering=correspondent.lingering,
+            migrated=None if self.crossing is Crossing.NONE else self.pair,
+            crossing=self.crossing,
+            led=self.leader.pair is not None,
         ).to_json()
 
     def restore(self, stored: dict[str, Any], now: float) -> None:
@@ -180,6 +212,10 @@ class PeerMachine:
         self._remembered_peer = snapshot.remembered_peer
         self.mobile.restore(snapshot, now)
         self.correspondent.restore(snapshot, now)
+        if snapshot.migrated is not None and snapshot.led:
+            self.leader.restore(snapshot.migrated, snapshot.crossing, now)
+        elif snapshot.migrated is not None:
+            self.follower.restore(snapshot.migrated, snapshot.crossing)
 
     # --- inside -------------------------------------------------------------------------------------------------
 
@@ -195,9 +231,15 @@ class PeerMachine:
             case MessageReceived(message):
                 return self._message(message, now)
             case FiltersEstablished(pair):
-                self.mobile.filters_established(pair, now)
+                if self.follower.waiting_for(pair):
+                    return self.follower.established(pair)
+                if not self.leader.established(pair, now):
+                    self.mobile.filters_established(pair, now)
                 return []
             case FiltersFailed(pair, reason):
+                if self.follower.waiting_for(pair):
+                    return self.follower.failed(pair, reason)
+                self.leader.failed(pair)
                 return self.mobile.filters_failed(pair, reason, now)
             case FiltersReleased(address):
                 self.mobile.filters_released(address, now)
@@ -223,8 +265,49 @@ class PeerMachine:
                 return self.mobile.acknowledged(message, now)
             case PathResponse():
                 return self.correspondent.path_response(message, now)
-            case FiltersRequest() | FiltersReply():
-                return [Report(Fact.UNEXPECTED_MESSAGE, type(message).__name__)]
+            case FiltersRequest():
+                return self._requested(message)
+            case FiltersReply():
+                return self._replied(message, now)
+
+    def _settled_associations(self, pair: Pair) -> tuple[Association, ...]:
+        """Method migrate: an IKE_SA is at the pair with its first CHILD_SA; the filters are when both hosts say so."""
+        handover = self.mobile.handover
+        moving = handover is not None and not handover.reached(Step.FILTERS)
+        if self.settings.mobile.method is not Method.MIGRATE or not moving:
+            return self.associations
+        if self.follower.crossing(pair) is Crossing.DONE or (self.leader.pair == pair and self.leader.finished):
+            return self.associations
+        return tuple(replace(association, complete=False) for association in self.associations)
+
+    def _led(self, actions: list[Action], now: float) -> list[Action]:
+        """Method migrate: what would establish filters leads the peer through moving them instead."""
+        if self.leader.pair is not None and self.leader.pair != self.pair:
+            self.leader.reset()
+        if self.settings.mobile.method is Method.MIGRATE:
+            for action in actions:
+                if isinstance(action, EstablishFilters):
+                    self.leader.begin(action.pair, now)
+            actions = [action for action in actions if not isinstance(action, EstablishFilters)]
+        handover = self.mobile.handover.id if self.mobile.handover is not None else bytes(HANDOVER_SIZE)
+        return [*actions, *self.leader.transmit(self.mobile.sequence, handover, now)]
+
+    def _requested(self, message: FiltersRequest) -> list[Action]:
+        half, pair = self.correspondent, self.pair
+        current = half.binding is not None and half.proven == half.binding.current
+        if pair is None or not current or message.sequence != half.last_sequence:
+            return [Report(Fact.UNEXPECTED_MESSAGE, "a filters request that is not about the announced address")]
+        return self.follower.requested(message, pair)
+
+    def _replied(self, message: FiltersReply, now: float) -> list[Action]:
+        if message.sequence != self.mobile.sequence:
+            return []
+        actions, problem = self.leader.replied(message)
+        if self.leader.pair is not None and self.leader.finished:
+            self.mobile.filters_established(self.leader.pair, now)
+        if problem and self.pair is not None:
+            actions += self.mobile.filters_failed(self.pair, problem, now)
+        return actions
 
     def _forget(self, now: float) -> list[Action]:
         if self._remembered_peer is not None:
@@ -234,7 +317,7 @@ class PeerMachine:
         return [Report(Fact.PEER_FORGOTTEN, f"no IKE_SA and no message for {self.settings.forget_after:.0f} s")]
 
     def _remember(self, now: float) -> None:
-        """An address where an unregistered peer was stays guarded, as one that it released does."""
+        """An address that the peer has left stays guarded, whether it was told or just seen in charon."""
         before, after = self._remembered_peer, self.peer
         if before is not None and after is not None and self.managed:
             for address in before.addresses:

@@ -19,6 +19,8 @@ USAGE_INTERVAL = (0.5, 5.0)
 """Seconds between two counts of the sockets on an address that is past its grace period: first, and at most."""
 RELEASE_RETRY = 10.0
 """Seconds after which filters that were not reported gone are released again."""
+READ_LATE = 1.0
+"""Seconds in which charon's associations may still show filters that are gone."""
 
 
 class _Filters(enum.Enum):
@@ -89,7 +91,8 @@ class Releases:
         return [self._terminate(address, entry, now)]
 
     def filters_released(self, address: IPAddress, now: float) -> None:
-        self._terminating.pop(address, None)
+        self._terminating = {other: ends for other, ends in self._terminating.items() if now < ends}
+        self._terminating[address] = now + READ_LATE
         entry = self._entries.get(address)
         if entry is not None and entry.filters is _Filters.RELEASING:
             entry.filters = _Filters.GONE

@@ -7,6 +7,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from swanroam.protocol.binding import Binding
+from swanroam.protocol.host_state import Crossing, Pair
 from swanroam.protocol.messages import IPAddress
 
 
@@ -21,6 +22,8 @@ class Snapshot:
     """The id of the one that is running."""
     ours: tuple[IPAddress, ...]
     accepted: IPAddress | None
+    disclosed: tuple[IPAddress, ...]
+    """Which of our addresses the peer knows for certain."""
     last_sequence: int
     peer: Binding | None
     """As it has registered."""
@@ -28,6 +31,11 @@ class Snapshot:
     """As far as it is known at all."""
     proven: IPAddress | None
     lingering: tuple[IPAddress, ...]
+    migrated: Pair | None
+    """Method migrate: the pair to which the filters are being or were moved."""
+    crossing: Crossing
+    led: bool
+    """This host led the migration."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -37,11 +45,15 @@ class Snapshot:
             "handover": None if self.handover is None else self.handover.hex(),
             "ours": _addresses_out(self.ours),
             "accepted": _address_out(self.accepted),
+            "disclosed": _addresses_out(self.disclosed),
             "last_sequence": self.last_sequence,
             "peer": _binding_out(self.peer),
             "remembered_peer": _binding_out(self.remembered_peer),
             "proven": _address_out(self.proven),
             "lingering": _addresses_out(self.lingering),
+            "migrated": None if self.migrated is None else [str(self.migrated.local), str(self.migrated.remote)],
+            "crossing": self.crossing.value,
+            "led": self.led,
         }
 
     @classmethod
@@ -55,11 +67,15 @@ class Snapshot:
                 handover=None if stored["handover"] is None else bytes.fromhex(stored["handover"]),
                 ours=_addresses_in(stored["ours"]),
                 accepted=_address_in(stored["accepted"]),
+                disclosed=_addresses_in(stored["disclosed"]),
                 last_sequence=int(stored["last_sequence"]),
                 peer=_binding_in(stored["peer"]),
                 remembered_peer=_binding_in(stored["remembered_peer"]),
                 proven=_address_in(stored["proven"]),
                 lingering=_addresses_in(stored["lingering"]),
+                migrated=None if stored["migrated"] is None else Pair(*_addresses_in(stored["migrated"])),
+                crossing=Crossing(stored["crossing"]),
+                led=bool(stored["led"]),
             )
         except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"not a snapshot of a peer: {error!r}") from error

@@ -12,10 +12,18 @@ from ipaddress import IPv4Network, IPv6Network
 from typing import Final
 
 from swanroam.kernel.xfrm.codec import IPAddress, IPNetwork
-from swanroam.kernel.xfrm.constants import IPPROTO_ANY, IPPROTO_ICMPV6, IPPROTO_IPIP, IPPROTO_IPV6, Action, Direction
+from swanroam.kernel.xfrm.constants import (
+    IPPROTO_ANY,
+    IPPROTO_ICMPV6,
+    IPPROTO_IPIP,
+    IPPROTO_IPV6,
+    Action,
+    Direction,
+    Mode,
+)
 from swanroam.kernel.xfrm.lifetimes import Mark
 from swanroam.kernel.xfrm.policies import OWNER
-from swanroam.kernel.xfrm.policy import Policy
+from swanroam.kernel.xfrm.policy import Policy, Template
 from swanroam.kernel.xfrm.selectors import Selector
 
 GUARD_PRIORITY: Final = 900_000
@@ -23,6 +31,8 @@ GUARD_PRIORITY: Final = 900_000
 (get_priority in kernel_netlink_ipsec.c; 367 231 for two hosts)."""
 CARRIED_PRIORITY: Final = 800_000
 """After charon's, before the guards."""
+KEPT_PRIORITY: Final = 810_000
+"""After CARRIED_PRIORITY: what has its mark was protected by the outer packet's ESP."""
 BYPASS_PRIORITY: Final = 50
 """Before charon's, whose host policies would otherwise demand ESP of the carrier's outer packet."""
 
@@ -116,6 +126,16 @@ def carried_inner_in(source: Endpoint, destination: Endpoint, mark: Mark) -> Pol
         raise ValueError("a mark without mask would accept every packet between the two addresses in clear")
     selector = Selector.between(source, destination, user=OWNER)
     return Policy(selector, Direction.IN, Action.ALLOW, CARRIED_PRIORITY, mark=mark)
+
+
+def kept_inbound(source: Endpoint, destination: Endpoint) -> Policy:
+    """Accept ESP in transport mode from whatever SA was kept for addresses that charon has left (method migrate).
+
+    What is not protected is dropped as by the guard with the same selector, in whose place the policy stands.
+    """
+    template = Template(0, Mode.TRANSPORT)
+    selector = Selector.between(source, destination, user=OWNER)
+    return Policy(selector, Direction.IN, Action.ALLOW, KEPT_PRIORITY, templates=(template,))
 
 
 def prefix_guard(prefix: IPNetwork) -> frozenset[Policy]:
