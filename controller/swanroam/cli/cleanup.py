@@ -15,6 +15,7 @@ from swanroam.daemon.controller import HostError
 from swanroam.daemon.host import clear_host
 from swanroam.daemon.run import AlreadyRunningError, DirectoryError, single_instance
 from swanroam.kernel.preflight import has_net_admin
+from swanroam.kernel.xfrm.errors import XfrmPermission
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
@@ -39,6 +40,6 @@ def run(arguments: argparse.Namespace) -> int:
         return Exit.FILES
     except HostError as error:
         print(f"swanroam: {error}", file=sys.stderr)
-        return Exit.FAILED
+        return Exit.PRIVILEGES if isinstance(error.__cause__, XfrmPermission) else Exit.FAILED
     print("\n".join(f"removed {text}" for text in removed) or "nothing was left")
     return Exit.OK

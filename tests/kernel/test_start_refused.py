@@ -1,0 +1,92 @@
+"""Hosts on which the daemon can't start, whatever kernel this is: told with the remedy, and nothing is touched."""
+
+import json
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lab.controller import Finished
+from lab.namespace import Namespace
+
+pytestmark = pytest.mark.kernel
+
+CONTROLLER = Path(__file__).parents[2] / "controller"
+NO_CAPABILITIES = ("setpriv", "--bounding-set=-all", "--inh-caps=-all")
+OTHER_USER = ("setpriv", "--reuid=65534", "--clear-groups")
+OTHER_NAMESPACE = ("unshare", "--user", "--map-root-user")
+
+
+@pytest.fixture
+def namespace() -> Iterator[Namespace]:
+    """An empty host."""
+    made = Namespace("bare")
+    yield made
+    made.delete()
+
+
+@pytest.fixture
+def config_file() -> Iterator[Path]:
+    """A right configuration in a directory that everybody may read."""
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        directory.chmod(0o755)
+        path = directory / "swanroam.yaml"
+        config = {
+            "identity": "mobile.example.org",
+            "vici_socket": f"{directory}/charon.vici",
+            "swanctl_file": f"{directory}/swanctl.conf",
+            "state_directory": f"{directory}/state",
+            "runtime_directory": f"{directory}/run",
+            "peers": [{"identity": "server.example.org", "connection": "server"}],
+        }
+        path.write_text(json.dumps(config), encoding="utf-8")
+        yield path
+
+
+def swanroam(namespace: Namespace, config_file: Path, command: str, without: tuple[str, ...] = ()) -> Finished:
+    """Run a command there; `without` is a program that takes its privileges."""
+    argv = ["env", f"PYTHONPATH={CONTROLLER}", *without, sys.executable, "-m", "swanroam.cli.main", command]
+    done = namespace.run([*argv, "--config", str(config_file)], check=False)
+    print(done.stderr)
+    return Finished(done.returncode, done.stdout, done.stderr)
+
+
+def kernel_state(namespace: Namespace) -> str:
+    """Everything that a start makes."""
+    commands = "ip link; ip addr; ip rule; ip -6 rule; ip route show table all; ip xfrm policy; ip xfrm state"
+    return namespace.run(["sh", "-c", commands]).stdout
+
+
+def test_a_kernel_that_cannot_carry_is_named_with_the_remedy(namespace: Namespace, config_file: Path) -> None:
+    """Either it has no IP-in-IP, or it has and somebody else's device is in the way: both are the kernel's matter."""
+    for kind in ("ipip", "ip6tnl"):
+        namespace.ip(f"link add other-{kind} type {kind} external", check=False)
+    before = kernel_state(namespace)
+
+    done = swanroam(namespace, config_file, "run")
+
+    assert done.status == 5
+    lines = [line for line in done.stderr.splitlines() if "carrier" in line]
+    assert [line.split()[1] for line in lines] == ["IPv4-in-IPv4", "IPv6-in-IPv6"]
+    for line, module in zip(lines, ("ipip", "ip6_tunnel"), strict=True):
+        assert f"modprobe {module}" in line or "find it with `ip -d link` (external) and remove it" in line
+    assert kernel_state(namespace) == before
+    assert [path.name for path in config_file.parent.iterdir()] == ["swanroam.yaml"]
+
+
+@pytest.mark.parametrize("without", [NO_CAPABILITIES, OTHER_USER, OTHER_NAMESPACE], ids=["caps", "user", "namespace"])
+@pytest.mark.parametrize("command", ["run", "cleanup"])
+def test_without_privileges_nothing_is_tried(
+    namespace: Namespace, config_file: Path, command: str, without: tuple[str, ...]
+) -> None:
+    before = kernel_state(namespace)
+
+    done = swanroam(namespace, config_file, command, without)
+
+    assert done.status == 6
+    assert "CAP_NET_ADMIN" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert kernel_state(namespace) == before

@@ -1,0 +1,147 @@
+"""Daemons that stop, are killed and start again, at rest and while connections need the carrier.
+
+What connections need stays in the kernel while no controller runs; the next one takes it over, and in the end nothing
+is left. Without a next one `swanroam cleanup` takes everything away.
+"""
+
+from collections.abc import Callable
+
+import pytest
+
+from lab.addressing import Family
+from lab.host import Host
+from lab.ike_config import CONTROL, DATA
+from lab.topology import Lab
+from lab.waiting import wait_for
+from scenarios import remains
+from scenarios.scenario import GRACE, Mix, start
+
+pytestmark = pytest.mark.lab
+
+LIGHT = {"bulk_rate": 20_000, "udp_rate": 50}
+"""Traffic that leaves a slow machine time for starting daemons."""
+CONFIG = {"defaults": {"grace": GRACE}}
+
+
+def stop(host: Host) -> None:
+    assert host.stop_controller() == 0
+
+
+def kill(host: Host) -> None:
+    host.kill_controller()
+
+
+def restart(host: Host, end: Callable[[Host], None], mix: Mix | None = None) -> None:
+    """End the host's controller, see that traffic goes on without it, start it again, see that it has taken over."""
+    end(host)
+    if mix is not None:
+        flows(mix)
+    host.start_controller(CONFIG)
+    if mix is not None:
+        flows(mix)
+    wait_for(lambda: ready(host), 30, f"{host.name}: its controller has taken over", host.controller.log_tail)
+
+
+def ready(host: Host) -> bool:
+    """Its controller knows all its peers, and they know it."""
+    return all(peer["managed"] and not peer["problem"] for peer in host.status()["peers"])
+
+
+def status_text(host: Host) -> str:
+    """What `swanroam status` prints, and so does the test."""
+    text = host.controller.command("status", "--config", str(host.controller.config_file)).stdout
+    print(text)
+    return text
+
+
+def flows(mix: Mix) -> None:
+    """The streams of the mix move, both ways."""
+    assert mix.udp is not None
+    mix.udp.wait_received(25, timeout=20)
+
+
+def with_daemons(make_lab: Callable[..., Lab], family: Family) -> Lab:
+    lab = make_lab(family=family)
+    lab.start()
+    return lab
+
+
+@pytest.mark.parametrize(("end", "family"), [(stop, Family.IPV4), (kill, Family.IPV6)], ids=["stop-ipv4", "kill-ipv6"])
+def test_controllers_take_over_what_connections_need(
+    make_lab: Callable[..., Lab], end: Callable[[Host], None], family: Family
+) -> None:
+    """On the carrier first, at rest afterwards; first the mobile host's controller, then the correspondent's."""
+    lab = with_daemons(make_lab, family)
+    story = start(lab)
+    mix = story.traffic(**LIGHT)
+    lab.mobile.move_to("net-b")
+    story.wait_moved()
+    for host in lab.hosts:
+        restart(host, end, mix)
+        if end is stop:
+            (said,) = host.log_events("stopped")
+            assert "stay" in said["kernel"], said
+    assert "still using" in status_text(lab.mobile)
+
+    lab.mobile.move_to("net-c")
+    story.wait_step("filters", count=2)
+    flows(mix)
+    mix.stop()
+    story.wait_rest()
+
+    here = {host.name: host.network for host in lab.hosts}
+    for host in lab.hosts:
+        before = host.snapshot()
+        restart(host, end)
+        story.wait_rest()
+        remains.assert_same(host, before, here, "before its controller ended")
+    for host in lab.hosts:
+        story.descriptors[host.name] = remains.descriptors(host)
+    story.finish()
+
+
+def test_cleanup_removes_what_killed_controllers_left(make_lab: Callable[..., Lab]) -> None:
+    lab = with_daemons(make_lab, Family.IPV4)
+    story = start(lab)
+    mix = story.traffic(**LIGHT)
+    lab.mobile.move_to("net-b")
+    story.wait_moved()
+    for host in lab.hosts:
+        kill(host)
+    flows(mix)
+    for program in (mix.bulk.client, mix.bulk.server, mix.idle.client, mix.idle.server):
+        program.kill()
+    assert mix.udp is not None
+    mix.udp.stop()
+
+    for host in lab.hosts:
+        done = host.controller.command("cleanup", "--config", str(host.controller.config_file))
+        assert (done.status, done.stderr) == (0, "")
+        print(done.stdout)
+        assert all(line.startswith("removed ") for line in done.stdout.splitlines())
+        again = host.controller.command("cleanup", "--config", str(host.controller.config_file))
+        assert (again.status, again.stdout) == (0, "nothing was left\n")
+        assert "swanroam" not in host.ip("-o link show")
+    story.assert_nothing_in_clear()
+
+
+def test_a_charon_that_comes_back_is_worked_with_again(make_lab: Callable[..., Lab]) -> None:
+    lab = with_daemons(make_lab, Family.IPV4)
+    story = start(lab)
+
+    for host, other in ((lab.mobile, lab.correspondent), (lab.correspondent, lab.mobile)):
+        host.charon.stop()
+        for one, said in ((host, "start strongSwan (systemctl start strongswan)"), (other, "its IKE_SA has gone")):
+            wait_for(lambda one=one: one.status()["problems"], 20, f"{one.name}: status says what is wrong")
+            text = status_text(one)
+            assert text.startswith("attention needed")
+            assert said in " ".join(text.split())
+        host.charon.start()
+        lab.establish(lab.mobile, lab.correspondent, (DATA, CONTROL))
+        story.wait_rest()
+
+    mix = story.traffic(**LIGHT)
+    lab.mobile.move_to("net-b")
+    story.wait_moved()
+    mix.stop()
+    story.finish()
