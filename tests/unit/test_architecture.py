@@ -1,0 +1,71 @@
+"""Who may import whom. A room that imports from the wrong one is no longer what its docstring says."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[2] / "controller" / "swanroam"
+
+MAY_IMPORT = {
+    "protocol": frozenset[str](),
+    "kernel": frozenset[str](),
+    "config": frozenset({"inner_address"}),
+    "inner_address": frozenset[str](),
+    "ike": frozenset({"kernel"}),  # method migrate rings charon's doorbell through the kernel
+    "daemon": frozenset({"config", "ike", "kernel", "protocol"}),
+    "cli": frozenset({"config", "daemon", "kernel"}),
+}
+"""For each room those that it may import, besides itself."""
+
+IMPURE = frozenset(
+    ["asyncio", "logging", "os", "random", "secrets", "socket", "structlog", "subprocess", "time", "vici"]
+)
+"""What the protocol must not touch: no I/O, no clock, no randomness of its own, no logging."""
+
+
+def imports(path: Path) -> set[str]:
+    """Full names of everything that a module imports."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def modules(room: str) -> list[Path]:
+    single = PACKAGE / f"{room}.py"
+    return [single] if single.exists() else sorted((PACKAGE / room).rglob("*.py"))
+
+
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_a_room_imports_only_the_rooms_that_it_may(room: str) -> None:
+    allowed = {room, *MAY_IMPORT[room], "__version__"}
+    for path in modules(room):
+        for name in imports(path):
+            if name.startswith("swanroam."):
+                other = name.split(".")[1]
+                assert other in allowed, f"{path.relative_to(PACKAGE)} imports {name}"
+
+
+def test_every_room_is_known_here() -> None:
+    rooms = {path.stem for path in PACKAGE.iterdir() if path.name not in ("__init__.py", "__pycache__", "py.typed")}
+    assert rooms == set(MAY_IMPORT)
+
+
+def test_the_protocol_is_pure() -> None:
+    for path in modules("protocol"):
+        roots = {name.split(".")[0] for name in imports(path)}
+        assert not roots & IMPURE, f"{path.relative_to(PACKAGE)} imports {sorted(roots & IMPURE)}"
+
+
+def test_modules_stay_small_enough_to_be_read() -> None:
+    long = {
+        str(path.relative_to(PACKAGE)): count
+        for path in PACKAGE.rglob("*.py")
+        if (count := len(path.read_text(encoding="utf-8").splitlines())) > 420
+    }
+    assert not long
