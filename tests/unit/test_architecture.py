@@ -21,8 +21,6 @@ MAY_IMPORT = {
 IMPURE = frozenset(
     ["asyncio", "logging", "os", "random", "secrets", "socket", "structlog", "subprocess", "time", "vici"]
 )
-    ["asyncio", "logging", "os", "random", "secrets", "socket", "structlog", "subprocess", "time", "vici"]
-)
 """What the protocol must not touch: no I/O, no clock, no randomness of its own, no logging."""
 
 

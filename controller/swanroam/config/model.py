@@ -128,7 +128,7 @@ class PeerSettings:
     filters: FilterMethod = FilterMethod.RENEGOTIATE
     grace: float = 10.0
     children: tuple[str, ...] | None = None
-    """Names of the CHILD_SAs to move; None: every transport-mode one that is installed."""
+    """Names of the CHILD_SAs to move; None: every one that is installed."""
 
     def allows(self, address: IPAddress) -> bool:
         """Whether the peer may use this address. Only unicast addresses that other hosts can reach ever qualify."""

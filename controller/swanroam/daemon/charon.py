@@ -115,27 +115,28 @@ class CharonWatch:
 
     def _learn(self, peer: Peer, ike_sas: Collection[IkeSa]) -> None:
         """Which CHILD_SAs belong to the peer, and what they protect."""
-        data = [child for ike_sa in ike_sas for child in ike_sa.children if self._is_data(child)]
-        if peer.settings.children is not None:
-            peer.children |= frozenset(peer.settings.children)
-            data = [child for child in data if child.name in peer.settings.children]
-        else:
-            peer.children |= {child.name for child in data}
+        chosen = peer.settings.children
+        found = [
+            child
+            for ike_sa in ike_sas
+            for child in ike_sa.children
+            if child.is_usable and (chosen is None or child.name in chosen)
+        ]
+        control = self._controller.config.control.child
+        peer.children |= {child.name: child.mode for child in found if child.name != control}
+        data = [child for child in found if child.mode is Mode.TRANSPORT]
         protected = frozenset(traffic for child in data for traffic in _protected(child))
         if protected and protected != peer.protected:
             peer.protected = protected if peer.protected == ANY_TRAFFIC else protected | peer.protected
-
-    def _is_data(self, child: ChildSa) -> bool:
-        return child.is_usable and child.mode is Mode.TRANSPORT
 
     def _association(self, peer: Peer, ike_sa: IkeSa) -> Association | None:
         local, remote = ike_sa.local.host, ike_sa.remote.host
         if local is None or remote is None or local.version != remote.version:
             return None
-        name = self._controller.config.control.child
-        control = ike_sa.child(name)
-        data = [ike_sa.child(child) for child in peer.children - {name}]
-        complete = control is not None and all(child is not None and child.mode is Mode.TRANSPORT for child in data)
+        control = ike_sa.child(self._controller.config.control.child)
+        complete = all(
+            (child := ike_sa.child(name)) is not None and child.mode is mode for name, mode in peer.children.items()
+        )
         return Association(Pair(local, remote), ike_sa.unique_id, control is not None, complete)
 
 

@@ -19,6 +19,7 @@ import structlog
 from swanroam.config import Config, FilterMethod, PeerSettings
 from swanroam.daemon.journal import Journal, JournalError
 from swanroam.daemon.translation import ANY_TRAFFIC, KernelState, ProtectedTraffic, carrier_settings, kernel_state
+from swanroam.ike.associations import Mode
 from swanroam.protocol.authorisation import Policy, Surroundings
 from swanroam.protocol.events import (
     Action,
@@ -84,8 +85,8 @@ class Host(Protocol):
     async def migrate(self, peer: PeerSettings, action: MigrateFilters, children: Collection[str]) -> Event:
         """Moves existing filters to a pair; the event tells how it went."""
 
-    async def release(self, peer: PeerSettings, action: ReleaseFilters, current: Pair | None) -> Event:
-        """Terminates the IKE_SAs of an address; `current` is the pair that stays."""
+    async def release(self, peer: PeerSettings, action: ReleaseFilters, current: Pair | None) -> Event | None:
+        """Terminates the IKE_SAs of an address; `current` is the pair that stays. None when some are left."""
 
     async def usage(self, action: ReadUsage, others: Collection[IPAddress], *, own: bool) -> Event:
         """Counts the sockets between an address (ours if `own`, else the peer's) and the others."""
@@ -102,12 +103,10 @@ class Peer:
         self.settings = settings
         self.machine = PeerMachine(_machine_settings(settings, config, instance), secrets.token_bytes, random.random)
         self.protected: frozenset[ProtectedTraffic] = ANY_TRAFFIC
-        self.children: frozenset[str] = frozenset({config.control.child})
-        """The CHILD_SAs that every IKE_SA with it must have: all that are or were installed, and the control one."""
+        self.children: dict[str, Mode] = {config.control.child: Mode.TUNNEL}
+        """The CHILD_SAs that every IKE_SA with it must have, and in which mode: all that are or were installed."""
         self.log = log.bind(peer=settings.name)
         self.history: deque[Handover] = deque(maxlen=HISTORY)
-        self.not_applied = ""
-        """Why the kernel is not as this peer needs it; empty when it is."""
         self.trouble: Report | None = None
         """The last thing that went wrong with this peer and was not mended since."""
 
@@ -133,6 +132,8 @@ class Controller:
         self.peers = {peer.identity: Peer(peer, config, instance) for peer in config.peers}
         self.own_addresses: frozenset[IPAddress] = frozenset()
         self._queue: asyncio.Queue[tuple[Peer, Event]] = asyncio.Queue()
+        self.not_applied = ""
+        """Why the kernel is not as it should be; empty when it is."""
         self._applied: KernelState | None = None
         self._tasks: asyncio.TaskGroup | None = None
         self._timers: dict[str, asyncio.TimerHandle] = {}
@@ -191,6 +192,7 @@ class Controller:
                     "kernel_mended", detail="something of ours was changed or missing; it is as it should be now"
                 )
         except (HostError, JournalError) as error:
+            self.not_applied = str(error)
             log.error("host_state_not_applied", error=str(error), retry_in_s=VERIFY)
 
     async def _process(self, peer: Peer, event: Event) -> None:
@@ -204,13 +206,12 @@ class Controller:
         try:
             changed = await self._apply_all()
         except (HostError, JournalError) as error:
-            peer.not_applied = str(error)
+            self.not_applied = str(error)
             peer.log.error("host_state_not_applied", error=str(error), retry_in_s=RETRY_APPLY)
             loop.call_later(RETRY_APPLY, self.submit, peer, TimerExpired())
             # Nothing may be promised to the peer that this host does not do; it will ask again.
             actions = [action for action in actions if not isinstance(action, Send)]
         else:
-            peer.not_applied = ""
             if changed:
                 actions += peer.machine.feed(StateApplied(), loop.time())
         for action in actions:
@@ -227,11 +228,12 @@ class Controller:
             self.config.control.prefix,
             carrier_settings(self.config).clear_mark,
         )
-        if wanted == self._applied:
-            return False
-        self._applied = None  # should it fail half-way, the next event tries again
-        changed = await self._host.apply(wanted)
-        self._applied = wanted
+        changed = False
+        if wanted != self._applied:
+            self._applied = None  # should it fail half-way, the next event tries again
+            changed = await self._host.apply(wanted)
+            self._applied = wanted
+        self.not_applied = ""
         return changed
 
     def _write_journal(self) -> None:
@@ -252,15 +254,14 @@ class Controller:
             case ReadUsage(address):
                 machine = peer.machine
                 own = machine.own is not None and address in machine.own.addresses
-                binding = machine.peer if own else machine.own
-                others = binding.addresses if binding is not None else ()
-                self._start(peer, self._host.usage(action, others, own=own))
+                self._start(peer, self._host.usage(action, machine.counterparts(address), own=own))
             case Report():
                 self._report(peer, action)
 
-    def _start(self, peer: Peer, work: Awaitable[Event]) -> None:
+    def _start(self, peer: Peer, work: Awaitable[Event | None]) -> None:
         async def finish() -> None:
-            self.submit(peer, await work)
+            if (event := await work) is not None:
+                self.submit(peer, event)
 
         assert self._tasks is not None
         self._tasks.create_task(finish())
