@@ -7,7 +7,6 @@ addresses, routes and filters, and only then removes policies that are no longer
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Collection, Iterable
 from contextlib import AsyncExitStack
 from itertools import chain
@@ -52,9 +51,6 @@ from swanroam.protocol.messages import IPAddress
 
 log = structlog.get_logger("swanroam")
 
-CHARON_RETRY = 2.0
-"""Seconds until charon is asked again to end what it could not end."""
-
 
 class LocalHost:
     """Use as `async with LocalHost(...)`. Changes of the kernel come one at a time; charon's work goes side by side."""
@@ -67,6 +63,7 @@ class LocalHost:
         self._filters = Renegotiate(client, self._definitions.read)
         self._stack = AsyncExitStack()
         self._inherited = True
+        self._releasing: set[tuple[str, IPAddress]] = set()
         self._xfrm: XfrmSocket
         self._migration: Migrate
         self._plane: CarrierPlane
@@ -233,21 +230,29 @@ class LocalHost:
             return FiltersFailed(action.pair, str(error))
         return FiltersEstablished(action.pair)
 
-    async def release(self, peer: PeerSettings, action: ReleaseFilters, current: Pair | None) -> Event:
-        """Ends every IKE_SA with the peer that has the address, and what was kept for it; returns when none is left."""
-        while True:
-            try:
-                for ike_sa in await self._filters.find(peer.connection, peer.identity):
-                    if action.address in (ike_sa.local.host, ike_sa.remote.host):
-                        await self._filters.release(ike_sa.unique_id)
-                await self._filters.unload_unused(peer.connection)
-                if peer.filters is FilterMethod.MIGRATE and current is not None:
-                    await self._migration.end_grace(action.address, AddressPair(current.local, current.remote))
-            except (IkeError, XfrmError) as error:
-                log.warning("filters_not_released", peer=peer.name, address=str(action.address), error=str(error))
-                await asyncio.sleep(CHARON_RETRY)
-            else:
-                return FiltersReleased(action.address)
+    async def release(self, peer: PeerSettings, action: ReleaseFilters, current: Pair | None) -> Event | None:
+        """Ends every IKE_SA with the peer that has the address, and what was kept for it.
+
+        None when something is left, or another call is at it: the machine asks again while it wants it. (To try until
+        it works would end the IKE_SA of an address that has become current again meanwhile.)
+        """
+        order = peer.identity, action.address
+        if order in self._releasing:
+            return None
+        self._releasing.add(order)
+        try:
+            for ike_sa in await self._filters.find(peer.connection, peer.identity):
+                if action.address in (ike_sa.local.host, ike_sa.remote.host):
+                    await self._filters.release(ike_sa.unique_id)
+            await self._filters.unload_unused(peer.connection)
+            if peer.filters is FilterMethod.MIGRATE and current is not None:
+                await self._migration.end_grace(action.address, AddressPair(current.local, current.remote))
+        except (IkeError, XfrmError) as error:
+            log.warning("filters_not_released", peer=peer.name, address=str(action.address), error=str(error))
+            return None
+        finally:
+            self._releasing.discard(order)
+        return FiltersReleased(action.address)
 
 
 async def clear_host(config: Config) -> list[str]:
@@ -260,7 +265,7 @@ async def clear_host(config: Config) -> list[str]:
             policies = await clear_owned(xfrm)
     except (XfrmError, RouteSocketError) as error:
         raise HostError(str(error)) from error
-    return [*inner.removed, *carriers.removed, *(f"policy {policy}" for policy in policies)]
+    return [*inner.removed, *carriers.removed, *sorted(f"policy {policy}" for policy in policies)]
 
 
 def _is_carried(policy: Policy) -> bool:

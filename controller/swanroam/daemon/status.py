@@ -43,6 +43,8 @@ class Status:
         problems = [f"{peer['name']}: {peer['problem']}" for peer in peers if peer["problem"]]
         if self._charon.trouble:
             problems.insert(0, self._charon.trouble)
+        if self._controller.not_applied:
+            problems.insert(0, f"not done, and tried again: {self._controller.not_applied}")
         return {
             "version": VERSION,
             "swanroam": __version__,
@@ -122,8 +124,6 @@ def _state(peer: Peer) -> str:
 def _problem(peer: Peer, control: str) -> str:
     """What an operator should look at, with the remedy; empty when all is fine."""
     machine, mobile = peer.machine, peer.machine.mobile
-    if peer.not_applied:
-        return f"the kernel is not as it should be, and is tried again: {peer.not_applied}"
     if not machine.associations:
         if not machine.managed:
             return ""  # a peer that is not there now
