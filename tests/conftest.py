@@ -54,7 +54,7 @@ def make_lab(request: pytest.FixtureRequest, seed: int, zygote: Zygote) -> Itera
 
     yield make
     for lab in labs:
-        if request.node.stash.get(FAILED, False):
+        if request.node.stash.get(FAILED, False) and not lab.closed:
             lab.save_artifacts(request.node.name)
         lab.close()
 

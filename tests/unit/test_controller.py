@@ -290,6 +290,20 @@ def test_a_refusal_sends_us_back_and_stays_in_the_history(tmp_path: Path) -> Non
     on_stage(tmp_path, story)
 
 
+def test_a_controller_that_comes_to_a_silent_peer_is_asked_at_once(tmp_path: Path) -> None:
+    """Not when the next refresh is due."""
+
+    async def story(stage: Stage) -> None:
+        stage.associated((A, P))
+        await stage.until(lambda: stage.peer.machine.mobile.silent)
+        tries = len(stage.sent)
+        await asyncio.sleep(0)
+        stage.change(1, P)
+        await stage.until(lambda: sum(isinstance(message, AddressChange) for message in stage.sent) > tries)
+
+    on_stage(tmp_path, story, timing="first_retransmit: 20ms, give_up: 1s, refresh: 10m")
+
+
 def test_a_release_that_did_not_work_is_asked_for_again_and_no_task_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

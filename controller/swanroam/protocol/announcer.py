@@ -110,6 +110,7 @@ class Announcer:
         """A new sequence, higher than `above`. Of a move, an earlier proof and silence say nothing."""
         self.sequence = max(self.sequence, above) + 1
         self.announced = self.disclosure.announcement(binding)
+        self.disclosure.told(self.announced)
         self._nonce = self._token(NONCE_SIZE)
         self._challenge = None
         self._refresh_due = None
@@ -117,13 +118,19 @@ class Announcer:
         if moved:
             self._proven = self.silent = False
 
+    def outdated(self, binding: Binding) -> bool:
+        """The peer was told something else: the binding changed, or an old address got or lost its IKE_SA."""
+        return self.announced != self.disclosure.announcement(binding)
+
     def hasten(self, now: float) -> None:
         """The path to the peer is another one."""
         self._exchange.hasten(now)
 
-    def repeat(self, now: float) -> None:
-        """The peer may have forgotten what it has acknowledged."""
-        if self.acknowledged:
+    def peer_started(self, now: float, *, again: bool) -> None:
+        """It can be asked now; what one before it has acknowledged it may have forgotten."""
+        if not self.acknowledged:
+            self._exchange.hasten(now)
+        elif again:
             self._exchange.begin(now)
 
     def refused(self, now: float) -> None:

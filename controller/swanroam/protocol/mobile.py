@@ -7,12 +7,13 @@ The half holds what should be true (`binding`, with a `sequence` that grows at e
 true at the peer (`acknowledged`, `proven`) and in charon (`associations`). It does not walk through states; after
 every event `advance` looks at the difference and does the first thing that is missing:
 
+    the peer was told of another binding ............... a new sequence, to be acknowledged
     the peer has not acknowledged the sequence ......... send the address change, retransmit
     a challenge is unanswered ........................... send the path response, retransmit
     no filters for (own current, peer's current) ........ establish them
     another address is preferred ....................... move: a new binding, a new sequence
     a deprecated address is past its grace period ....... count its sockets; with none: release its filters
-    its filters are gone, and still no socket uses it ... take it out of the binding, which is a new sequence
+    its filters are gone, and still no socket uses it ... take it out of the binding
 
 A move that comes in the middle of all this only changes the binding; there is nothing to unwind. This is what makes
 A -> B -> A and A -> B -> C before the acknowledgment, lost messages, and a restart the same path as a plain move.
@@ -132,16 +133,13 @@ class Mobile:
         if not self.managed and associations:
             newest = max(associations, key=lambda association: association.ike_id).pair.local
             if self.binding is None or not self.binding.deprecated:
-                after = Binding(newest)
+                self.binding = Binding(newest)
             else:
-                after = self.binding.moved_to(newest)  # managed once, then forgotten: guard what was guarded
-            if self.binding != after:
-                self.binding = after
-                self.announcer.announce(after, now)
+                self.binding = self.binding.moved_to(newest)  # managed once, then forgotten: guard what was guarded
 
-    def peer_restarted(self, now: float) -> None:
-        """Its controller is a new one, and may know nothing of us."""
-        self.announcer.repeat(now)
+    def peer_started(self, now: float, *, again: bool) -> None:
+        """Its controller is a new one, the first that was heard of or not (`again`)."""
+        self.announcer.peer_started(now, again=again)
 
     def acknowledged(self, message: Acknowledgment, now: float) -> list[Action]:
         if self.binding is None:
@@ -183,8 +181,6 @@ class Mobile:
         if actions is None:
             self.binding = self.binding.without(address)
             self._releases.forget(address)
-            if self.announcer.announced is not None and address in self.announcer.announced.deprecated:
-                self.announcer.announce(self.binding, now)
             return [Report(Fact.ADDRESS_RELEASED, str(address), self.handover)]
         if first and address in self.waiting:
             detail = f"{sockets} sockets on {address}"
@@ -213,6 +209,8 @@ class Mobile:
             and wanted.version == self.binding.current.version
         ):
             actions += self._move(wanted, now)
+        if self.announcer.outdated(self.binding):
+            self.announcer.announce(self.binding, now)
         has_control = any(association.control for association in associations)
         if self.announcer.due(now) and has_control:
             actions += self._transmit(now)
@@ -291,7 +289,6 @@ class Mobile:
         assert announced is not None
         self.refusal = f"{message.verdict.name.lower()}: {message.reason}"
         if message.verdict is Verdict.NOT_OWNED and self.announcer.disclosure.denied(announced):
-            self.announcer.announce(self.binding, now)
             return [Report(Fact.CHANGE_REFUSED_BY_PEER, f"{self.refusal}; asked again without it", self.handover)]
         refused = self.handover.ended(Result.REFUSED, self.refusal) if self.handover is not None else None
         report = Report(Fact.CHANGE_REFUSED_BY_PEER, self.refusal, refused)

@@ -258,8 +258,8 @@ class PeerMachine:
             case AddressChange():
                 before = self.correspondent.peer_instance
                 actions = self.correspondent.changed(message, self.associations, self.surroundings, now)
-                if before not in (b"", self.correspondent.peer_instance):
-                    self.mobile.peer_restarted(now)
+                if before != self.correspondent.peer_instance:
+                    self.mobile.peer_started(now, again=before != b"")
                 return actions
             case Acknowledgment():
                 return self.mobile.acknowledged(message, now)
