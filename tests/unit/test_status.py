@@ -1,0 +1,293 @@
+"""The status document, and how people read it."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from swanroam.cli.status import COLUMNS, render, seconds
+from swanroam.daemon.addresses import AddressFollower
+from swanroam.daemon.charon import CharonWatch
+from swanroam.daemon.control_channel import ControlChannel
+from swanroam.daemon.status import Status
+from swanroam.ike.vici import ViciClient
+from swanroam.protocol.events import AddressesRead, Association, AssociationsRead
+from swanroam.protocol.host_state import Pair
+from swanroam.protocol.messages import Verdict
+from unit.fake_host import A, B, FakeHost, P, Q, Stage, on_stage
+
+
+class View:
+    """The status of a stage."""
+
+    def __init__(self, stage: Stage) -> None:
+        controller = stage.controller
+        config = controller.config
+        self.charon = CharonWatch(ViciClient(config.vici_socket), controller)
+        self.channel = ControlChannel(config.control.address, config.control.port, 0, lambda sender, message: None)
+        follower = AddressFollower(config.addresses, controller)
+        self._status = Status(controller, self.charon, follower, self.channel)
+
+    async def document(self) -> dict[str, Any]:
+        answer = json.loads(json.dumps(await self._status.answer({})))  # as the API sends it
+        assert isinstance(answer, dict)
+        render(answer)
+        return answer
+
+    async def peer(self) -> dict[str, Any]:
+        peer: dict[str, Any] = (await self.document())["peers"][0]
+        return peer
+
+
+async def registered(stage: Stage) -> None:
+    stage.associated((A, P))
+    stage.submit(AddressesRead(A, frozenset({A})))
+    await stage.until(lambda: stage.sent)
+    stage.acknowledge()
+    await stage.until(lambda: stage.peer.machine.managed)
+
+
+def test_a_peer_that_is_not_there_is_no_problem(tmp_path: Path) -> None:
+    async def story(stage: Stage) -> None:
+        view = View(stage)
+        document = await view.document()
+        assert document["problems"] == []
+        assert document["peers"][0]["state"] == "no IKE_SA with it"
+        assert render(document).startswith("all is fine: 1 peer, no handover running")
+
+    on_stage(tmp_path, story)
+
+
+def test_a_peer_at_rest_is_fine(tmp_path: Path) -> None:
+    async def story(stage: Stage) -> None:
+        await registered(stage)
+        peer = await View(stage).peer()
+        assert peer["state"] == "protected and ready to move"
+        assert peer["problem"] == ""
+        assert peer["own"] == {"current": str(A), "deprecated": []}
+        assert peer["managed"]
+
+    on_stage(tmp_path, story)
+
+
+def test_without_a_control_child_the_command_that_makes_one_is_shown(tmp_path: Path) -> None:
+    async def story(stage: Stage) -> None:
+        stage.submit(AssociationsRead((Association(Pair(A, P), 1, control=False, complete=False),)))
+        await stage.until(lambda: stage.peer.machine.associations)
+        peer = await View(stage).peer()
+        assert peer["state"] == "not managed: no control CHILD_SA"
+        assert "swanctl --initiate --ike server --child swanroam" in peer["problem"]
+        assert "as it would without swanroam here" in peer["problem"]
+
+    on_stage(tmp_path, story)
+
+
+def test_a_controller_that_does_not_answer_is_asked_about(tmp_path: Path) -> None:
+    async def story(stage: Stage) -> None:
+        stage.associated((A, P))
+        await stage.until(lambda: stage.peer.machine.associations)
+        assert (await View(stage).peer())["problem"] == ""  # it may take a moment
+        await stage.until(lambda: stage.peer.machine.mobile.silent)
+        peer = await View(stage).peer()
+        assert peer["state"] == "not managed: its controller has not answered"
+        assert peer["problem"].startswith("is swanroam running there?")
+
+    on_stage(tmp_path, story, timing="first_retransmit: 20ms, give_up: 1s")
+
+
+def test_where_only_the_peer_moves_it_is_the_one_to_register(tmp_path: Path) -> None:
+    async def story(stage: Stage) -> None:
+        stage.associated((A, P))
+        await stage.until(lambda: stage.peer.machine.associations)
+        peer = await View(stage).peer()
+        assert (peer["state"], peer["problem"]) == ("not managed: its controller has not registered", "")
+
+    on_stage(tmp_path, story, peer="moves: peer")
+
+
+def test_an_ike_sa_that_has_gone_is_a_problem_of_a_managed_peer(tmp_path: Path) -> None:
+    async def story(stage: Stage) -> None:
+        await registered(stage)
+        stage.associated()
+        await stage.until(lambda: not stage.peer.machine.associations)
+        peer = await View(stage).peer()
+        assert peer["state"] == "no IKE_SA with it"
+        assert "swanctl --initiate --ike server" in peer["problem"]
+
+    on_stage(tmp_path, story)
+
+
+def test_a_silence_that_ends_is_a_problem_no_more(tmp_path: Path) -> None:
+    async def story(stage: Stage) -> None:
+        await registered(stage)
+        stage.submit(AddressesRead(B, frozenset({B})))
+        await stage.until(lambda: stage.peer.machine.mobile.silent)
+        view = View(stage)
+        assert (await view.peer())["state"] == "its controller does not answer"
+        assert "is swanroam running there?" in (await view.peer())["problem"]
+        stage.acknowledge()
+        await stage.until(lambda: not stage.peer.machine.mobile.silent)
+        assert (await view.peer())["problem"] == ""
+
+    on_stage(tmp_path, story, timing="first_retransmit: 20ms, give_up: 1s")
+
+
+def test_a_move_that_was_refused_is_told_until_another_one_succeeds(tmp_path: Path) -> None:
+    async def story(stage: Stage) -> None:
+        await registered(stage)
+        stage.submit(AddressesRead(B, frozenset({A, B})))
+        await stage.until(lambda: stage.sent[-1].sequence > 1)
+        stage.acknowledge(Verdict.NOT_ALLOWED, "not in allow")
+        await stage.until(lambda: stage.peer.history)
+        view = View(stage)
+        assert "not_allowed: not in allow" in (await view.peer())["problem"]
+        sequence = stage.sent[-1].sequence
+        await stage.until(lambda: stage.sent[-1].sequence >= sequence)
+        stage.acknowledge()
+        await stage.until(lambda: stage.peer.machine.mobile.settled)
+        assert (await view.peer())["problem"] == f"the move to {B} failed: not_allowed: not in allow"
+
+    on_stage(tmp_path, story)
+
+
+def test_a_move_of_the_peers_that_we_refuse_is_told(tmp_path: Path) -> None:
+    async def story(stage: Stage) -> None:
+        await registered(stage)
+        stage.change(1, P)
+        stage.change(2, Q, P)
+        await stage.until(lambda: stage.peer.machine.correspondent.refused)
+        await stage.until(lambda: stage.peer.trouble)
+        assert (await View(stage).peer())["problem"].startswith("its move was refused: ")
+
+    on_stage(tmp_path, story, peer="allow: [198.51.100.1/32]")
+
+
+def test_charons_absence_comes_first_and_marks_what_is_old(tmp_path: Path) -> None:
+    async def story(stage: Stage) -> None:
+        await registered(stage)
+        view = View(stage)
+        view.charon.trouble = "nobody listens on charon's VICI socket"
+        document = await view.document()
+        assert document["problems"] == ["nobody listens on charon's VICI socket"]
+        assert document["peers"][0]["state"] == "charon is lost; before: protected and ready to move"
+
+    on_stage(tmp_path, story)
+
+
+def test_what_the_kernel_refused_comes_before_everything(tmp_path: Path) -> None:
+    async def story(stage: Stage) -> None:
+        await registered(stage)
+        stage.controller.not_applied = "cannot add route: No buffer space available"
+        document = await View(stage).document()
+        assert document["problems"][0].startswith("not done, and tried again: cannot add route")
+
+    on_stage(tmp_path, story)
+
+
+def test_in_mid_handover_steps_and_carrier_are_shown(tmp_path: Path) -> None:
+    async def story(stage: Stage) -> None:
+        await registered(stage)
+        stage.submit(AddressesRead(B, frozenset({B})))
+        await stage.until(lambda: stage.sent[-1].sequence > 1)
+        stage.acknowledge()
+        await stage.until(lambda: any("establish" in line for line in stage.host.log))
+        document = await View(stage).document()
+        (peer,) = document["peers"]
+        assert peer["state"] == "we are moving (running)"
+        assert peer["own"] == {"current": str(B), "deprecated": [str(A)]}
+        assert peer["carried"] == [{"local": str(A), "remote": str(P), "outer": f"{B} - {P}", "control_only": False}]
+        assert {"deprecated", "acknowledged", "proven"} <= set(peer["handover"]["seconds"])
+        text = render(document)
+        assert "all is fine: 1 peer, 1 handover running" in text
+        assert f"our address  {B}, still using {A}" in text
+        assert f"carrier      {A} - {P} inside {B} - {P}" in text
+
+    host = FakeHost()
+    host.sockets = 1
+    on_stage(tmp_path, story, host=host)
+
+
+# --- for people -------------------------------------------------------------------------------------------------------
+
+LONG = "2001:db8:aaaa:bbbb:cccc:dddd:eeee:"
+HANDOVER = {
+    "id": "0123456789abcdef",
+    "old": f"{LONG}1111",
+    "new": f"{LONG}2222",
+    "sequence": 2,
+    "result": "carrying",
+    "detail": f"3 sockets on {LONG}1111",
+    "age": 12.3,
+    "seconds": {step: 0.01 * 10**n for n, step in enumerate(("deprecated", "acknowledged", "proven", "filters"))},
+}
+DOCUMENT: dict[str, Any] = {
+    "problems": ["server.example.org: is swanroam running there? " + "Without it connections end. " * 5],
+    "control_channel": {"dropped": {"too_short": 3, "not_ours": 12, "unproven_sender": 1}, "unsent": {}},
+    "peers": [
+        {
+            "name": "server",
+            "identity": "C=CH, O=Example Organisation With A Long Name, OU=Network, CN=server.example.org",
+            "connection": "server",
+            "filters": "renegotiate",
+            "state": "we are moving (carrying)",
+            "problem": "",
+            "own": {"current": f"{LONG}2222", "deprecated": [f"{LONG}1111", f"{LONG}3333"]},
+            "peer": {"current": "2001:db8::1", "deprecated": []},
+            "associations": [
+                {"ike_id": 12345, "local": f"{LONG}1111", "remote": f"{LONG}9999", "control": True, "complete": False}
+            ],
+            "carried": [
+                {
+                    "local": f"{LONG}1111",
+                    "remote": f"{LONG}9999",
+                    "outer": f"{LONG}2222 - {LONG}9999",
+                    "control_only": True,
+                }
+            ],
+            "sockets": [
+                {
+                    "protocol": "tcp",
+                    "state": "ESTABLISHED",
+                    "local": f"[{LONG}1111]:50000",
+                    "remote": f"[{LONG}9999]:443",
+                    "owners": ["firefox/1234", "a-rather-long-name/567890"],
+                }
+            ],
+            "handover": HANDOVER,
+            "peer_handover": None,
+            "history": [],
+        }
+    ],
+}
+
+
+def test_no_line_is_wider_than_a_terminal() -> None:
+    text = render(DOCUMENT)
+
+    assert [line for line in text.splitlines() if len(line) > COLUMNS] == []
+    assert f"[{LONG}1111]:50000" in text  # an address is never broken
+
+
+def test_what_was_dropped_is_counted_at_the_end() -> None:
+    last = render(DOCUMENT).rpartition("\n\n")[2]
+
+    assert " ".join(last.split()) == (
+        "Datagrams dropped on the control channel: not_ours 12, too_short 3, unproven_sender 1"
+    )
+
+
+def test_the_first_line_says_whether_to_get_up() -> None:
+    fine = copy.deepcopy(DOCUMENT)
+    fine["problems"] = []
+
+    assert render(DOCUMENT).splitlines()[0] == "attention needed: 1 peer, 1 handover running"
+    assert render(fine).splitlines()[0] == "all is fine: 1 peer, 1 handover running"
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.0004, "0 ms"), (0.25, "250 ms"), (1.0, "1.0 s"), (75.5, "75.5 s")])
+def test_durations_are_written_as_people_say_them(value: float, text: str) -> None:
+    assert seconds(value) == text
