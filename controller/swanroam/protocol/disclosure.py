@@ -30,12 +30,14 @@ class Disclosure:
         self.anchored = anchored
 
     def announcement(self, binding: Binding) -> Binding:
-        """What to tell of a binding: the youngest of those addresses that the peer can know."""
+        """What is to be told of a binding: the youngest of those addresses that the peer can know."""
         known = (self.disclosed | self.anchored) - self._denied
         named = tuple(address for address in binding.deprecated if address in known)
-        announced = Binding(binding.current, named[-MAX_DEPRECATED:])
+        return Binding(binding.current, named[-MAX_DEPRECATED:])
+
+    def told(self, announced: Binding) -> None:
+        """The peer may forget what is not named any more, whether or not it answers."""
         self.disclosed &= set(announced.addresses)
-        return announced
 
     def accepted(self, announced: Collection[IPAddress]) -> None:
         self.disclosed = set(announced)
