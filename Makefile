@@ -1,5 +1,6 @@
 # make test    everything: what is needed gets installed (Debian, Ubuntu; as root), then lint, unit, kernel, lab
 # make demo    two hosts, a connection, a move
+# make fuzz    the unit tests with a hundred times as much generated input
 # make lint | unit | kernel | lab        one part of it; LAB_ARGS='-k soft' goes to pytest
 # make clean   removes what these made
 
@@ -19,7 +20,7 @@ installed := .venv/.stamp-installed
 
 export PYTHONPATH := $(CURDIR)/tests:$(CURDIR)/controller
 
-.PHONY: test lint unit kernel lab demo packages totals clean
+.PHONY: test lint unit kernel lab fuzz demo packages totals clean
 
 test: lint unit kernel lab totals
 
@@ -51,6 +52,9 @@ lab: $(installed) | packages
 
 totals:
 	@$(python) -m lab.totals $(RESULTS)/unit.json $(RESULTS)/kernel.json $(RESULTS)/lab.json
+
+fuzz: $(installed)
+	SWANROAM_EXAMPLES=thorough $(pytest) -m 'not kernel and not lab' tests/unit --timeout 0
 
 demo: $(installed) | packages
 	@$(python) -m lab.guest --exec $(CURDIR)/$(python) -m lab.demo
