@@ -748,6 +748,19 @@ def test_restart_does_not_claim_what_the_peer_never_heard():
     assert mobile.machine.own == Binding(C, (A, B))
 
 
+def test_old_address_is_told_as_soon_as_it_has_an_ike_sa():
+    # mobile  ADDRESS CHANGE 3 {C, deprecated A}  -->
+    # an IKE_SA from B comes up late: the peer knows now whose it is
+    # mobile  ADDRESS CHANGE 4 {C, deprecated A, B}  -->
+    mobile = registered()
+    mobile.addresses(B)
+    accepted(mobile, mobile.addresses(C))
+    announcement = only(sent(mobile.associate(Pair(A, P), Pair(B, P)), AddressChange))
+    assert (announcement.sequence, announcement.current, announcement.deprecated) == (4, C, (A, B))
+    mobile.receive(answer(announcement))
+    assert not sent(mobile.associate(Pair(A, P)), AddressChange), "once told, it stays"
+
+
 def test_restart_without_journal_begins_from_what_charon_has():
     # mobile  ADDRESS CHANGE 1 {B}  -->
     # mobile  <--  ACKNOWLEDGMENT stale, last sequence 2
