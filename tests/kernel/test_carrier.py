@@ -265,3 +265,29 @@ def test_clear_leaves_nothing(hosts: Hosts) -> None:
     on(hosts.mobile, lambda netlink: CarrierPlane(netlink).clear())
     assert snapshot.normalise(snapshot.raw(hosts.mobile)) == snapshot.normalise(before)
     assert not on(hosts.mobile, lambda netlink: CarrierPlane(netlink).clear())
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_server_without_an_address_of_its_own_answers_through_the_carrier(hosts: Hosts, version: int) -> None:
+    """A UDP server bound to no address: its route is chosen before its source address is."""
+    old, new, peer = address(version, "a"), address(version, "b"), address(version, "d")
+    hosts.protect(old, peer)
+    hosts.arrive(hosts.mobile, "b")
+    kind = family(version), socket.SOCK_DGRAM
+    with hosts.open_socket(hosts.mobile, *kind) as client, hosts.open_socket(hosts.correspondent, *kind) as server:
+        client.bind((str(old), 0))
+        server.bind(("", 7))
+        carry(hosts.mobile, [(old, peer)], (new, peer), held=(old,))
+        carry(hosts.correspondent, [(peer, old)], (peer, new), held=(peer,))
+        hosts.leave(hosts.mobile, "a")
+        with hosts.witness() as witness:
+            client.sendto(b"question", (str(peer), 7))
+            server.sendto(b"answer", server.recvfrom(100)[1])
+            assert client.recv(100) == b"answer"
+            assert set(witness.settle(hosts.mobile, address(10 - version, "d"))) == {
+                f"{new}>{peer} ipip {old}>{peer} esp",
+                f"{peer}>{new} ipip {peer}>{old} esp",
+            }
+        own = hosts.mobile.ip(f"route get {peer}")
+        assert f"src {new} " in own
+        assert f"dev swanroam{version}" not in own

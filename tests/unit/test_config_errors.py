@@ -190,7 +190,7 @@ peers:
         ),
         (
             "carrier: {rule_priority: 32766}",
-            "f:5:26: carrier.rule_priority: is 32766, out of range; write a whole number from 1 to 32765",
+            "f:5:26: carrier.rule_priority: is 32766, out of range; write a whole number from 1 to 32763",
         ),
         (
             "timing: {first_retransmit: 2s, give_up: 3s}",

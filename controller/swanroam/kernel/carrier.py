@@ -4,8 +4,10 @@ A *carrier* is two things in the kernel: a rule `from LOCAL to REMOTE` that lead
 that table a route to REMOTE that encapsulates (`encap ip src OUTER_LOCAL dst OUTER_REMOTE dev swanroam4`). The route
 is chosen by the packet's old source address and therefore never catches what belongs to the new one.
 
-Four more things make it whole:
+Five more things make it whole:
 
+- When REMOTE is an old address, the rule is also for packets without a source address: a socket that is bound to
+  none and answers there (most UDP servers) looks up its route before it has one, and transport mode keeps that route.
 - LOCAL is *held*: kept as a /32 or /128 on the carrier device, so that it stays a local address when its
   interface loses it, and no application sees ENETUNREACH. An IPv4 address is held with scope link, which keeps the
   kernel from choosing it as source where the outgoing interface has no address of its own (inet_select_addr), and
@@ -33,7 +35,7 @@ Found again by: the names of the devices, everything on them, and protocol numbe
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from socket import AF_INET, AddressFamily
@@ -91,7 +93,7 @@ class Carrier:
 class CarrierSettings:
     """Numbers that other software on the host must not use.
 
-    Tables `table` and `table` + 1, rule priorities `rule_priority` and `rule_priority` + 1 (before charon's 220);
+    Tables `table` and `table` + 1, rule priorities from `rule_priority` to `rule_priority` + 2 (before charon's 220);
     `control_mark` is the skb mark of control datagrams and of their CHILD_SA's ESP packets.
     """
 
@@ -122,6 +124,11 @@ class CarrierSettings:
     def data_priority(self) -> int:
         return self.rule_priority + 1
 
+    @property
+    def unsourced_priority(self) -> int:
+        """For packets that have no source address yet."""
+        return self.rule_priority + 2
+
 
 @dataclass(frozen=True, slots=True)
 class Changes:
@@ -148,6 +155,8 @@ class FoundCarriers:
 PLACEHOLDER: Final = IPv4Address("192.0.0.8")
 """The IPv4 dummy address (RFC 7600 §4.8), on the device from the beginning. Of a device without any address the kernel
 drops whatever comes in as soon as rp_filter is on, loose mode included (fib_validate_source: no_addr)."""
+
+NO_SOURCE: Final = IPv4Address(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +221,7 @@ class CarrierPlane:
         if AF_INET in devices:
             addresses.add(HeldAddress(PLACEHOLDER, devices[AF_INET].index))
         routes = {self._route(carrier, devices[family_of(carrier.local)].index) for carrier in carriers}
-        rules = {self._rule(carrier) for carrier in carriers}
+        rules = {rule for carrier in carriers for rule in self._rules(carrier)}
         closings = {ClosingRoute(rule.family, rule.table) for rule in rules}
         filters_differ = known.admitted is None or known.admitted != frozenset(admitted)
 
@@ -288,7 +297,7 @@ class CarrierPlane:
                 control_only=bool(rule.mark),
             )
             for rule in await find_rules(self._netlink)
-            if (route := outer.get((rule.table, rule.remote))) is not None
+            if rule.for_carrier and (route := outer.get((rule.table, rule.remote))) is not None
         }
         admitted: set[Admitted] = set()
         for device in devices.values():
@@ -328,17 +337,16 @@ class CarrierPlane:
         table = self._settings.control_table if carrier.control_only else self._settings.table
         return TunnelRoute(table, carrier.remote, carrier.outer_local, carrier.outer_remote, index)
 
-    def _rule(self, carrier: Carrier) -> Rule:
+    def _rules(self, carrier: Carrier) -> Iterator[Rule]:
         settings = self._settings
+        local, remote = carrier.local, carrier.remote
         if carrier.control_only:
-            return Rule(
-                carrier.local,
-                carrier.remote,
-                settings.control_table,
-                settings.control_priority,
-                settings.control_mark,
-            )
-        return Rule(carrier.local, carrier.remote, settings.table, settings.data_priority)
+            yield Rule(local, remote, settings.control_table, settings.control_priority, settings.control_mark)
+            return
+        yield Rule(local, remote, settings.table, settings.data_priority)
+        if remote != carrier.outer_remote:  # to a current address, what has no source yet leaves natively
+            source = NO_SOURCE if local.version == 4 else local
+            yield Rule(source, remote, settings.table, settings.unsourced_priority, unsourced=local.version == 6)
 
 
 def check(carriers: Collection[Carrier]) -> None:

@@ -44,6 +44,7 @@ _LARGEST_U8_TABLE: Final = 255
 _TABLE_IN_ATTRIBUTE: Final = 252  # RT_TABLE_COMPAT: the attribute has the number
 _IPV6_METRIC: Final = 1024  # IP6_RT_PRIO_USER, what the kernel takes when none is given
 EXACT_MARK: Final = 0xFFFFFFFF
+_FIND_SADDR: Final = 0x00010000  # FIB_RULE_FIND_SADDR, include/uapi/linux/fib_rules.h
 
 
 class KernelObject(Protocol):
@@ -145,21 +146,33 @@ class ClosingRoute:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Packets `local` -> `remote` (with this skb mark, unless it is 0) are looked up in `table`."""
+    """Packets `local` -> `remote` (with this skb mark, unless it is 0) are looked up in `table`.
+
+    `unsourced`: also packets that have no source address yet, when `local` is what the kernel chooses for them on the
+    route found here (FIB_RULE_FIND_SADDR). IPv6 only: for IPv4 a rule with `local` 0.0.0.0 is for these packets. The
+    kernel does not tell two rules apart by this, so such a rule needs a priority of its own.
+    """
 
     local: IPAddress
     remote: IPAddress
     table: int
     priority: int
     mark: int = 0
+    unsourced: bool = False
 
     @property
     def family(self) -> AddressFamily:
         return family_of(self.local)
 
+    @property
+    def for_carrier(self) -> bool:
+        """It stands for a carrier itself, not for packets without a source."""
+        return not (self.unsourced or self.local.is_unspecified)
+
     def __str__(self) -> str:
         mark = f" mark {self.mark:#x}" if self.mark else ""
-        return f"rule {self.priority}: from {self.local} to {self.remote}{mark} lookup {self.table}"
+        source = f"{self.local} or none yet" if self.unsourced else self.local
+        return f"rule {self.priority}: from {source} to {self.remote}{mark} lookup {self.table}"
 
     async def add(self, netlink: RouteSocket) -> None:
         await netlink.execute(self._message(), RTM_NEWRULE, ADD, f"add {self}")
@@ -170,6 +183,7 @@ class Rule:
     def _message(self) -> Any:
         message = rule_message(self.family, self.table, self.priority)
         message["src_len"] = message["dst_len"] = self.local.max_prefixlen
+        message["flags"] = _FIND_SADDR if self.unsourced else 0
         message["attrs"] += [("FRA_SRC", str(self.local)), ("FRA_DST", str(self.remote))]
         if self.mark:
             message["attrs"] += [("FRA_FWMARK", self.mark), ("FRA_FWMASK", EXACT_MARK)]
@@ -256,6 +270,7 @@ async def find_rules(netlink: RouteSocket) -> set[Rule]:
             found.get_attr("FRA_TABLE"),
             found.get_attr("FRA_PRIORITY") or 0,
             found.get_attr("FRA_FWMARK") or 0,
+            bool(found["flags"] & _FIND_SADDR),
         )
         for family in _FAMILIES
         for found in await list_rules(netlink, family)
