@@ -69,8 +69,11 @@ class AddressFollower:
                 self._choosers[peer.settings.identity].unpin()
         else:
             address = self._usable(text)
+            obstacles = {peer.settings.name: self._obstacle(peer, address) for peer in peers}
+            peers = [peer for peer in peers if not obstacles[peer.settings.name]]
+            if not peers:  # of several, those that can move do
+                raise RequestError("; ".join(obstacles.values()))
             for peer in peers:
-                self._check(peer, address)
                 self._choosers[peer.settings.identity].pin(address)
         self._wake.set()
         return {"peers": [peer.settings.name for peer in peers]}
@@ -98,15 +101,18 @@ class AddressFollower:
             raise RequestError(f"{address} is not a usable address of this host; it has: {have}")
         return address
 
-    def _check(self, peer: Peer, address: IPAddress) -> None:
+    @staticmethod
+    def _obstacle(peer: Peer, address: IPAddress) -> str:
+        """Why this host can't move to the address towards the peer; empty when it can."""
         machine = peer.machine
         name = peer.settings.name
         if not peer.settings.moves.we_may:
-            raise RequestError(f"{name}: the configuration lets only the peer move (moves: peer)")
+            return f"{name}: the configuration lets only the peer move (moves: peer)"
         if not machine.mobile.managed or machine.own is None:
-            raise RequestError(f"{name} has not answered yet: is swanroam running there? see `swanroam status`")
+            return f"{name} has not answered yet: is swanroam running there? see `swanroam status`"
         if machine.own.current.version != address.version:
-            raise RequestError(f"{name} is reached by IPv{machine.own.current.version}: {address} is another family")
+            return f"{name} is reached by IPv{machine.own.current.version}: {address} is another family"
+        return ""
 
     async def _decide_when_woken(self, watch: AddressWatch) -> None:
         wait = POLL

@@ -1,0 +1,88 @@
+"""From what the machines want to what the kernel modules are told."""
+
+from __future__ import annotations
+
+from ipaddress import IPv6Network, ip_address
+
+from swanroam.daemon.translation import ANY_TRAFFIC, ProtectedTraffic, kernel_state
+from swanroam.kernel.carrier import Admitted, Carrier
+from swanroam.kernel.xfrm.constants import IPPROTO_IPIP, Direction
+from swanroam.kernel.xfrm.guards import bypass, carried_inner_in, guard, neighbor_discovery, prefix_guard
+from swanroam.kernel.xfrm.lifetimes import Mark
+from swanroam.protocol.host_state import Carried, HostState, Pair
+
+PREFIX = IPv6Network("fd53:7761:6e72::/48")
+CLEAR_MARK = 0x5355
+OLD, NEW, PEER, OTHER = (ip_address(text) for text in ("192.0.2.1", "192.0.2.2", "198.51.100.1", "198.51.100.2"))
+
+
+def moving(peer: object = PEER) -> HostState:
+    """NEW is current, OLD deprecated."""
+    old, new = Pair(OLD, peer), Pair(NEW, peer)  # type: ignore[arg-type]  # an address
+    both = frozenset({old, new})
+    return HostState(
+        held=frozenset({OLD, NEW}),
+        carried=frozenset({Carried(old, new, control_only=False)}),
+        admitted=both,
+        guarded=both,
+        bypassed=both,
+    )
+
+
+def test_without_peers_only_the_inner_prefix_is_guarded() -> None:
+    state = kernel_state([], PREFIX, CLEAR_MARK)
+
+    assert state.policies == set(prefix_guard(PREFIX))
+    assert not state.held | state.carriers | state.admitted
+
+
+def test_a_carried_pair_is_a_carrier_and_an_admitted_pair_is_seen_from_outside() -> None:
+    state = kernel_state([(moving(), ANY_TRAFFIC)], PREFIX, CLEAR_MARK)
+
+    assert state.held == {OLD, NEW}
+    assert state.carriers == {Carrier(local=OLD, remote=PEER, outer_local=NEW, outer_remote=PEER, control_only=False)}
+    assert state.admitted == {Admitted(PEER, OLD), Admitted(PEER, NEW)}
+
+
+def test_every_guarded_pair_is_blocked_both_ways_for_the_traffic_that_is_protected() -> None:
+    state = kernel_state([(moving(), frozenset({ProtectedTraffic(6, None, 80)}))], PREFIX, CLEAR_MARK)
+
+    for local in (OLD, NEW):
+        assert guard(local, PEER, Direction.OUT, protocol=6, source_port=None, destination_port=80) in state.policies
+        assert guard(PEER, local, Direction.IN, protocol=6, source_port=80, destination_port=None) in state.policies
+
+
+def test_the_states_of_two_peers_add_up() -> None:
+    one, two = moving(PEER), moving(OTHER)
+
+    together = kernel_state([(one, ANY_TRAFFIC), (two, ANY_TRAFFIC)], PREFIX, CLEAR_MARK)
+    alone = [kernel_state([(state, ANY_TRAFFIC)], PREFIX, CLEAR_MARK) for state in (one, two)]
+
+    assert together.carriers == alone[0].carriers | alone[1].carriers
+    assert together.policies == alone[0].policies | alone[1].policies
+    assert together.held == {OLD, NEW}
+
+
+def test_two_hosts_on_one_link_find_each_other_in_ipv6_in_spite_of_the_guards() -> None:
+    ours, its = ip_address("2001:db8::1"), ip_address("2001:db8::2")
+    state = kernel_state([(HostState(guarded=frozenset({Pair(ours, its)})), ANY_TRAFFIC)], PREFIX, CLEAR_MARK)
+
+    assert neighbor_discovery(ours, its, Direction.OUT) <= state.policies
+    assert neighbor_discovery(its, ours, Direction.IN) <= state.policies
+
+
+def test_only_incoming_ip_in_ip_is_let_through_where_the_carrier_itself_is_protected() -> None:
+    pair = Pair(OLD, PEER)
+    state = kernel_state([(HostState(bypassed_in=frozenset({pair})), ANY_TRAFFIC)], PREFIX, CLEAR_MARK)
+
+    assert state.policies - set(prefix_guard(PREFIX)) == {bypass(PEER, OLD, IPPROTO_IPIP, Direction.IN)}
+
+
+def test_a_pair_that_is_clear_inside_the_carrier_is_known_by_the_mark_of_what_came_out_of_it() -> None:
+    pair = Pair(OLD, PEER)
+    state = kernel_state([(HostState(cleared=frozenset({pair})), ANY_TRAFFIC)], PREFIX, CLEAR_MARK)
+
+    assert state.admitted == {Admitted(PEER, OLD, clear_inner=True, mark=CLEAR_MARK)}
+    (inner,) = state.policies - set(prefix_guard(PREFIX))
+    assert inner == carried_inner_in(PEER, OLD, Mark(CLEAR_MARK, 0xFFFFFFFF))
+    assert state.cleared == {pair}
