@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lab.namespace import Namespace
+from lab.waiting import wait_for
 from swanroam.kernel.carrier import Carrier, CarrierPlane
 from swanroam.kernel.ingress import Admitted
 from swanroam.kernel.rtnetlink import RouteSocket
@@ -30,6 +31,7 @@ T = TypeVar("T")
 _CLONE_NEWNET = 0x40000000
 _ETH_P_ALL = 0x0003
 _PACKET_OUTGOING = 4
+_DISCARD = 9
 _NETWORKS = {"a": "10.1.1", "b": "10.2.2", "c": "10.4.4", "d": "10.3.3", "e": "10.5.5"}
 _KEY = "0x000102030405060708090a0b0c0d0e0f10111213"
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -101,6 +103,17 @@ class Witness:
                 line = describe(packet)
                 if "fe80::" not in line and "icmp6" not in line:
                     self.seen.append(line)
+
+    def settle(self, source: Namespace, destination: IPAddress) -> list[str]:
+        """What was seen before a datagram that `source` sends now; nothing that was sent before it is missing."""
+        with inside(source, lambda: socket.socket(family(destination.version), socket.SOCK_DGRAM)) as last:
+            last.sendto(b"last", (str(destination), _DISCARD))
+        arrived = f">{destination} udp"
+        wait_for(lambda: any(arrived in line for line in self.lines()), 20, "the last datagram is seen")
+        number = next(number for number, line in enumerate(self.seen) if arrived in line)
+        before = self.seen[:number]
+        self.seen.clear()
+        return before
 
     def between(self, *ends: IPAddress) -> set[str]:
         """Kinds of packets whose outermost addresses are these two, in either direction."""

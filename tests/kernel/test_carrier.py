@@ -2,6 +2,7 @@
 
 import errno
 import socket
+import subprocess
 from collections.abc import Iterator
 
 import pytest
@@ -161,8 +162,10 @@ def test_only_marked_esp_takes_a_control_carrier(hosts: Hosts, version: int) -> 
         with hosts.open_socket(hosts.mobile, socket.AF_INET6, socket.SOCK_DGRAM) as controller:
             controller.bind(("fd53::3", 0))
             controller.sendto(b"control", ("fd53::4", 9))
-        assert witness.between(old, peer) == {"esp"}
-        assert witness.between(new, peer) == {f"ipip {old}>{peer} esp"}
+        assert set(witness.settle(hosts.mobile, address(10 - version, "d"))) == {
+            f"{old}>{peer} esp",
+            f"{new}>{peer} ipip {old}>{peer} esp",
+        }
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -186,7 +189,7 @@ def test_carried_packets_go_nowhere_else_when_the_device_is_gone(hosts: Hosts, v
         hosts.mobile.ip(f"link delete swanroam{version}")
         with pytest.raises(OSError, match="No route to host"):
             sender.sendto(b"x", (str(peer), 9))
-        assert not witness.lines()
+        assert not witness.settle(hosts.mobile, address(10 - version, "d"))
 
 
 def _state() -> tuple[list[object], list[Carrier], list[Admitted]]:
@@ -256,6 +259,29 @@ def test_half_of_a_state_is_completed_and_the_rest_removed(hosts: Hosts) -> None
     found = on(hosts.mobile, lambda netlink: CarrierPlane(netlink).find())
     assert (found.held, found.carriers) == (set(held[:2]), set(carriers[:2]))
     assert found.admitted == set(admitted[:1])
+
+
+def test_the_placeholder_gives_way_to_any_other_address(hosts: Hosts) -> None:
+    """charon would begin IKE_SAs from the first address of the device."""
+    old, new, peer = (address(4, network) for network in "abd")
+    carrier = Carrier(local=old, remote=peer, outer_local=new, outer_remote=peer)
+
+    async def scenario(netlink: RouteSocket) -> None:
+        plane = CarrierPlane(netlink)
+        for held, carriers, expected in (
+            ([], [], {"192.0.0.8"}),
+            ([old], [], {str(old)}),
+            ([old], [carrier], {str(old)}),
+            ([], [carrier], {str(new)}),
+            ([], [], {"192.0.0.8"}),
+        ):
+            await plane.apply(held, carriers, [Admitted(peer, old)])
+            shown = subprocess.run(
+                ["ip", "-4", "-o", "addr", "show", "dev", "swanroam4"], capture_output=True, text=True
+            )
+            assert {line.split()[3].removesuffix("/32") for line in shown.stdout.splitlines()} == expected
+
+    on(hosts.mobile, scenario)
 
 
 def test_clear_leaves_nothing(hosts: Hosts) -> None:

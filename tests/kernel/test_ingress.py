@@ -11,6 +11,7 @@ from pyroute2.netlink.rtnl import RTM_NEWLINK, RTM_NEWTFILTER, RTMGRP_LINK, RTMG
 from kernel.carrier_hosts import Hosts, IPAddress, address, family, on, xfrm_counter
 from swanroam.kernel.carrier import Admitted, CarrierPlane, CarrierSettings
 from swanroam.kernel.carrier_devices import IFF_UP
+from swanroam.kernel.ingress import IKE_PORTS
 from swanroam.kernel.rtnetlink import RouteSocket
 
 pytestmark = pytest.mark.lab
@@ -18,6 +19,7 @@ pytestmark = pytest.mark.lab
 VERSIONS = (4, 6)
 ESP, UDP, TCP = 50, 17, 6
 MARK = 0x77
+LAST_PORT = 4500
 SO_RCVMARK = 75
 
 
@@ -73,20 +75,39 @@ def _send(hosts: Hosts, version: int, inner: bytes) -> None:
         sender.sendto(inner, where)
 
 
+def _settle(hosts: Hosts, version: int) -> None:
+    """Wait until all that was sent before has come through: a last datagram arrives after it."""
+    remote, local = address(version, "c"), address(version, "d")
+    with hosts.open_socket(hosts.correspondent, family(version), socket.SOCK_DGRAM) as ike:
+        ike.bind((str(local), LAST_PORT))
+        _send(hosts, version, _packet(remote, local, UDP, _udp(remote, local, LAST_PORT, b"last")))
+        while ike.recv(100) != b"last":
+            pass
+
+
 def _dropped(hosts: Hosts, version: int) -> int:
+    _settle(hosts, version)
     counts = on(hosts.correspondent, lambda netlink: CarrierPlane(netlink).dropped())
     return counts[family(version)]  # type: ignore[index]  # AddressFamily is an int
 
 
+def _no_states(hosts: Hosts, version: int) -> int:
+    """How many ESP packets have got as far as the search for their SA."""
+    _settle(hosts, version)
+    return xfrm_counter(hosts.correspondent, "XfrmInNoStates")
+
+
 def _admit(hosts: Hosts, *admitted: Admitted) -> None:
-    on(hosts.correspondent, lambda netlink: CarrierPlane(netlink).apply([], [], admitted))
+    """These pairs, and the one by which a test knows that everything has arrived."""
+    last = [Admitted(address(version, "c"), address(version, "d")) for version in VERSIONS]
+    on(hosts.correspondent, lambda netlink: CarrierPlane(netlink).apply([], [], [*admitted, *last]))
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_everything_is_dropped_and_counted_when_nothing_is_admitted(hosts: Hosts, version: int) -> None:
+def test_what_is_not_admitted_is_dropped_and_counted(hosts: Hosts, version: int) -> None:
     remote, local = address(version, "a"), address(version, "d")
-    _admit(hosts, Admitted(address(4, "c"), address(4, "e")), Admitted(address(6, "c"), address(6, "e")))
-    before, no_states = _dropped(hosts, version), xfrm_counter(hosts.correspondent, "XfrmInNoStates")
+    _admit(hosts)
+    before, no_states = _dropped(hosts, version), _no_states(hosts, version)
     forged = [
         _packet(remote, local, ESP, ESP_DATA),
         _packet(remote, local, UDP, _udp(remote, local, 500)),
@@ -97,18 +118,18 @@ def test_everything_is_dropped_and_counted_when_nothing_is_admitted(hosts: Hosts
     for inner in forged:
         _send(hosts, version, inner)
     assert _dropped(hosts, version) == before + len(forged)
-    assert xfrm_counter(hosts.correspondent, "XfrmInNoStates") == no_states
+    assert _no_states(hosts, version) == no_states
 
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_of_an_admitted_pair_only_esp_and_ike_pass(hosts: Hosts, version: int) -> None:
     remote, other, local = (address(version, network) for network in "abd")
     _admit(hosts, Admitted(remote, local))
-    before, no_states = _dropped(hosts, version), xfrm_counter(hosts.correspondent, "XfrmInNoStates")
+    before, no_states = _dropped(hosts, version), _no_states(hosts, version)
 
     _send(hosts, version, _packet(remote, local, ESP, ESP_DATA))
-    assert xfrm_counter(hosts.correspondent, "XfrmInNoStates") == no_states + 1
-    for port in (500, 4500):
+    assert _no_states(hosts, version) == no_states + 1
+    for port in IKE_PORTS:
         with hosts.open_socket(hosts.correspondent, family(version), socket.SOCK_DGRAM) as ike:
             ike.bind((str(local), port))
             _send(hosts, version, _packet(remote, local, UDP, _udp(remote, local, port)))
@@ -133,11 +154,11 @@ def test_of_an_admitted_pair_only_esp_and_ike_pass(hosts: Hosts, version: int) -
 def test_fragments_pass_only_of_esp(hosts: Hosts, version: int) -> None:
     remote, local = address(version, "a"), address(version, "d")
     _admit(hosts, Admitted(remote, local))
-    before, no_states = _dropped(hosts, version), xfrm_counter(hosts.correspondent, "XfrmInNoStates")
+    before, no_states = _dropped(hosts, version), _no_states(hosts, version)
     more, second = 0x2000, 2  # the second fragment begins at octet 16
     _send(hosts, version, _packet(remote, local, ESP, ESP_DATA[:16], more))
     _send(hosts, version, _packet(remote, local, ESP, ESP_DATA[16:], second))
-    assert xfrm_counter(hosts.correspondent, "XfrmInNoStates") == no_states + 1
+    assert _no_states(hosts, version) == no_states + 1
     assert _dropped(hosts, version) == before
 
     datagram = _udp(remote, local, 500, os.urandom(24))
@@ -181,9 +202,9 @@ def test_reverse_path_filtering_everywhere_does_not_stop_the_first_packet(hosts:
     hosts.correspondent.sysctl(net__ipv4__conf__all__rp_filter=rp_filter)
     try:
         _admit(hosts, Admitted(remote, local))
-        no_states = xfrm_counter(hosts.correspondent, "XfrmInNoStates")
+        no_states = _no_states(hosts, 4)
         _send(hosts, 4, _packet(remote, local, ESP, ESP_DATA))
-        assert xfrm_counter(hosts.correspondent, "XfrmInNoStates") == no_states + 1
+        assert _no_states(hosts, 4) == no_states + 1
     finally:
         hosts.correspondent.sysctl(net__ipv4__conf__all__rp_filter=0)
 

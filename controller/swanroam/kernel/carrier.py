@@ -147,14 +147,19 @@ class FoundCarriers:
 
     devices: frozenset[str]
     held: frozenset[IPAddress]
+    """On a host that holds none, current addresses that stand in for the placeholder."""
     carriers: frozenset[Carrier]
     """Those that are complete: rule and route."""
     admitted: frozenset[Admitted]
 
 
 PLACEHOLDER: Final = IPv4Address("192.0.0.8")
-"""The IPv4 dummy address (RFC 7600 §4.8), on the device from the beginning. Of a device without any address the kernel
-drops whatever comes in as soon as rp_filter is on, loose mode included (fib_validate_source: no_addr)."""
+"""The IPv4 dummy address (RFC 7600 §4.8), on the device for as long as there is no other. Of a device without any
+address the kernel drops whatever comes in as soon as rp_filter is on, loose mode included (fib_validate_source:
+no_addr).
+
+Not beside a real one: charon with `install_routes = yes` looks into all tables, finds the device on the way to the
+peer, and begins a new IKE_SA that has no address of its own yet from the first address there (get_route, 5.9.8)."""
 
 NO_SOURCE: Final = IPv4Address(0)
 
@@ -218,8 +223,9 @@ class CarrierPlane:
         known, self._known = await self._read({family_of(address) for address in inner}), None
         devices = known.devices
         addresses = {HeldAddress(address, devices[family_of(address)].index) for address in held}
-        if AF_INET in devices:
-            addresses.add(HeldAddress(PLACEHOLDER, devices[AF_INET].index))
+        if AF_INET in devices and not any(address.version == 4 for address in held):
+            outer = {carrier.outer_local for carrier in carriers if carrier.outer_local.version == 4}
+            addresses |= {HeldAddress(address, devices[AF_INET].index) for address in outer or {PLACEHOLDER}}
         routes = {self._route(carrier, devices[family_of(carrier.local)].index) for carrier in carriers}
         rules = {rule for carrier in carriers for rule in self._rules(carrier)}
         closings = {ClosingRoute(rule.family, rule.table) for rule in rules}
