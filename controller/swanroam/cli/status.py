@@ -69,7 +69,7 @@ def _peer(peer: dict[str, Any]) -> list[str]:
             old = f", still using {', '.join(binding['deprecated'])}" if binding["deprecated"] else ""
             lines += _line(label, f"{binding['current']}{old}")
     for association in peer["associations"]:
-        what = "all CHILD_SAs installed" if association["complete"] else "CHILD_SAs missing"
+        what = _children(peer, association)
         where = f"{association['local']} - {association['remote']}"
         lines += _line("IKE_SA", f"{association['ike_id']}: {where}, {what}")
     for carried in peer["carried"]:
@@ -85,6 +85,16 @@ def _peer(peer: dict[str, Any]) -> list[str]:
     if peer["history"] and peer["handover"] is None:
         lines += _handover("last", peer["history"][-1])
     return lines
+
+
+def _children(peer: dict[str, Any], association: dict[str, Any]) -> str:
+    if association["complete"]:
+        return "all CHILD_SAs installed"
+    # The control CHILD_SA of an old pair is ended on purpose, as soon as the new pair has one.
+    old = [*(peer["own"] or {}).get("deprecated", ()), *(peer["peer"] or {}).get("deprecated", ())]
+    if association["local"] in old or association["remote"] in old:
+        return "kept for what still uses it"
+    return "CHILD_SAs missing"
 
 
 def _handover(label: str, handover: dict[str, Any]) -> list[str]:

@@ -183,7 +183,7 @@ class Mobile:
             self._releases.forget(address)
             return [Report(Fact.ADDRESS_RELEASED, str(address), self.handover)]
         if first and address in self.waiting:
-            detail = f"{sockets} sockets on {address}"
+            detail = f"{sockets} socket{'s' if sockets != 1 else ''} on {address}"
             if self.handover is not None:
                 self.handover = self.handover.ended(Result.CARRYING, detail)
             actions.append(Report(Fact.RELEASE_WAITS, detail, self.handover))
@@ -305,8 +305,10 @@ class Mobile:
         if not (self.settled or self.silent) and (has_control or not filters.missing_for_long(now)):
             return False  # without any control CHILD_SA, nothing but new filters can bring an answer
         if self.handover is None or self.handover.reached(Step.FILTERS):
-            # The administrator's own connection is his to start and to stop.
-            return pair.local in self.ours and filters.missing_for_long(now)
+            # The administrator's own connection is his to start and to stop; not so when all that is left of it is on
+            # old addresses, which wait for filters at the current one.
+            left = self.announcer.disclosure.anchored & set(self.binding.deprecated if self.binding else ())
+            return (pair.local in self.ours or bool(left)) and filters.missing_for_long(now)
         # When both hosts move, one of them is enough, and both know which.
         return not peer_moving or int(pair.local) < int(pair.remote) or filters.missing_for_long(now)
 
