@@ -103,7 +103,7 @@ def test_the_encapsulation_is_what_ip_route_sends() -> None:
 def test_objects_say_what_they_are() -> None:
     assert str(Rule(OLD, PEER, 5353, 151)) == "rule 151: from 192.0.2.1 to 192.0.2.4 lookup 5353"
     assert str(Rule(OLD, PEER, 5354, 150, 0x5353)).endswith("mark 0x5353 lookup 5354")
-    assert str(HeldAddress(OLD, 3)) == "address 192.0.2.1"
+    assert str(HeldAddress(OLD, 3)).startswith("address 192.0.2.1")
     assert "192.0.2.3 -> 192.0.2.4" in str(_carrier(OLD, PEER, NEW, PEER))
 
 
