@@ -92,6 +92,10 @@ def test_a_connection_as_check_config_prints_it_has_no_problem(tmp_path: Path) -
             "its connection server is for other.example.org: mend `identity` or `connection`",
         ),
         (
+            (("id = mobile.example.org", "id = laptop.example.org"),),
+            "in its connection server we are laptop.example.org, and `identity` is mobile.example.org: mend one",
+        ),
+        (
             (("swanroam {", "control {"),),
             "connection server has no control child swanroam: `swanroam check-config` prints how it must be",
         ),
@@ -139,6 +143,14 @@ def test_children_that_do_not_exist_are_named(tmp_path: Path) -> None:
     assert connection_problems(settings, definitions(settings)) == [
         "peer peer.example.org: connection server has no child voice: mend `children`"
     ]
+
+
+@pytest.mark.parametrize("written", ["@peer.example.org", "fqdn:peer.example.org", '"*.example.org"', "%any"])
+def test_an_identity_may_be_written_in_any_of_swanctls_ways(tmp_path: Path, written: str) -> None:
+    settings = config(tmp_path)
+    write(settings, ("id = peer.example.org", f"id = {written}"))
+
+    assert connection_problems(settings, definitions(settings)) == []
 
 
 @pytest.mark.parametrize("mark", ["21331", "0x5353/0xffffffff"])

@@ -104,6 +104,11 @@ def connection_problems(config: Config, definitions: Definitions) -> list[str]:
                     f"peer {peer.identity}: its connection {peer.connection} is for "
                     f"{', '.join(connection.remote_ids)}: mend `identity` or `connection`"
                 )
+            if not connection.sends_identity(config.identity):
+                problems.append(
+                    f"peer {peer.identity}: in its connection {peer.connection} we are "
+                    f"{', '.join(connection.local_ids)}, and `identity` is {config.identity}: mend one of them"
+                )
             problems += [
                 f"peer {peer.identity}: connection {connection.name} has no child {name}: mend `children`"
                 for name in peer.children or ()

@@ -11,6 +11,7 @@ Source: strongSwan src/swanctl/commands/load_conns.c; swanctl.conf(5).
 import asyncio
 import difflib
 import os
+import re
 import struct
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -34,6 +35,7 @@ from swanroam.ike.selectors import IPAddress, TrafficSelector
 
 _HEADER = struct.Struct("!I")
 _WILDCARDS = frozenset("*%")
+_IDENTITY_TYPES = frozenset({"fqdn", "dns", "rfc822", "email", "userfqdn", "ipv4", "ipv6", "asn1dn", "keyid"})
 
 
 class DefinitionError(IkeError):
@@ -87,8 +89,11 @@ class ConnectionDefinition:
 
     def accepts_identity(self, identity: str) -> bool:
         """Whether a peer of this identity may be meant: it is named, or nothing precise is said."""
-        names = self.remote_ids
-        return not names or identity in names or any(_WILDCARDS & set(name) for name in names)
+        return _names(self.remote_ids, identity)
+
+    def sends_identity(self, identity: str) -> bool:
+        """Whether we may be of this identity towards the peer: it is named, or nothing precise is said."""
+        return _names(self.local_ids, identity)
 
     def bound_to(
         self,
@@ -322,6 +327,21 @@ class _Recorder:
                     self.connections[name] = ConnectionDefinition(name, message)
         reply: dict[str, ViciInput] = {"conns": []} if command == "get-conns" else {"success": True}
         return bytes([Packet.CMD_RESPONSE]) + encode(reply)
+
+
+def _names(names: tuple[str, ...], identity: str) -> bool:
+    wanted = _as_reported(identity)
+    return not names or any(_WILDCARDS & set(name) or _as_reported(name) == wanted for name in names)
+
+
+def _as_reported(identity: str) -> str:
+    """An identity as charon prints it: without the mark of its type (swanctl.conf(5), *Identities*), and a
+    distinguished name without the spaces that it may be written with."""
+    if not identity.startswith("@#"):  # a key ID in hexadecimal
+        kind, colon, rest = identity.partition(":")
+        text = rest if colon and kind in _IDENTITY_TYPES else identity
+        identity = text.removeprefix("@").removeprefix("@")
+    return re.sub(r"\s*([,=])\s*", r"\1", identity) if "=" in identity else identity
 
 
 def _text(section: Mapping[str, RawValue], key: str, default: str) -> str:
