@@ -512,11 +512,11 @@ class World:
             if not host.usable:
                 host.appear(next(iter(sorted(host.ever))), prefer=True)
         self.run(DEAD_PEER)
-        if not self.associated:
+        patience = FORGET_AFTER + 2 * DEAD_PEER
+        while not self.associated and patience > 0:
             self.connect()
-        if not self.associated:
-            self.run(FORGET_AFTER)
-            self.connect()
+            self.run(10.0)
+            patience -= 10.0
         self.run(4 * REFRESH)
         return any(self._knows_where(host) for host in self.hosts)
 

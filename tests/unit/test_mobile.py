@@ -599,6 +599,16 @@ def test_connection_of_the_administrator_is_his_to_start():
     assert mobile.applied.guarded == {Pair(A, P)}, "without IKE_SA nothing may leave in clear"
 
 
+def test_filters_that_are_left_on_an_old_address_alone_are_made_at_the_current_one():
+    mobile = registered()
+    announcement = only(sent(mobile.addresses(B, A), AddressChange))
+    mobile.associate(Pair(A, P), Pair(B, P))
+    accepted(mobile, mobile.receive(answer(announcement, Verdict.NOT_ALLOWED)))
+    mobile.associate(Pair(B, P))
+    assert not found(mobile.wait(FILTERS_PATIENCE - 0.1), EstablishFilters)
+    assert only(found(mobile.wait(0.1), EstablishFilters)).pair == Pair(A, P)
+
+
 @pytest.mark.parametrize(("own", "patience"), [(A, 0.0), (ip_address("203.0.113.1"), FILTERS_PATIENCE)])
 def test_when_both_hosts_move_the_lower_address_makes_the_filters(own, patience):
     # mobile  ADDRESS CHANGE 2 {own, deprecated B}  -->

@@ -114,7 +114,8 @@ def host_state(
         }
     if peer_proven != peer.current:
         carried |= {Carried(pair, announced, control_only=True) for pair in pairs if pair != announced}
-    busy = bool(own.deprecated or peer.deprecated)
+    associated = frozenset(associated)
+    busy = bool(own.deprecated or peer.deprecated or associated - {announced})
     crossed = crossing if peer_proven == peer.current else Crossing.NONE
     inner = frozenset(entry.inner for entry in carried) if crossed is not Crossing.NONE else frozenset()
     lingering = frozenset(lingering)
@@ -122,7 +123,7 @@ def host_state(
     return HostState(
         held=frozenset(own.addresses) if holds else frozenset(),
         carried=frozenset(carried),
-        admitted=pairs | frozenset(associated),
+        admitted=pairs | associated,
         guarded=pairs | lingering,
         bypassed=pairs if busy and crossed is not Crossing.DONE else frozenset(),
         bypassed_in=may_return,
