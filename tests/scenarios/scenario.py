@@ -77,6 +77,12 @@ class Mix:
     idle: TcpRequests
     udp: UdpStream | None
 
+    def wait_passing(self) -> None:
+        """Something passes in both directions, now. Raises LabTimeoutError, TrafficError."""
+        self.idle.use()
+        if self.udp is not None:
+            self.udp.wait_received(20)
+
     def stop(self) -> MixResult:
         """Use the idle connection, then end all three. Raises TrafficError when a byte of TCP is wrong or missing."""
         response = self.idle.use()
@@ -135,6 +141,22 @@ class Story:
         """The filters stand at the new address, on both sides."""
         self.wait_step("filters", self.lab.mobile, count)
         self.wait_step("filters", self.lab.correspondent, count)
+
+    def wait_arrived(self, host: Host | None = None, timeout: float = 60.0) -> dict[str, Any]:
+        """The filters of a host's latest handover stand at its present address, on both sides. Returns its record."""
+        host = host or self.lab.mobile
+
+        def latest() -> dict[str, Any] | None:
+            started = [record for record in host.log_events("handover_started") if _is_own(record)]
+            return started[-1] if started and started[-1]["detail"].endswith(f" -> {host.address}") else None
+
+        what = f"{host.name} has started a handover to {host.address}"
+        record = wait_for(latest, timeout, what, host.controller.log_tail)
+        assert record is not None
+        handover = record["handover"]
+        for end in (host, *host.controller.peers):
+            end.controller.wait_event("handover_step_finished", timeout, step="filters", handover=handover)
+        return record
 
     def wait_rest(self, timeout: float = 40.0) -> None:
         """Charon, kernel and controllers agree everywhere on the addresses that the hosts have now."""
@@ -202,6 +224,11 @@ class Story:
                 steps = ", ".join(f"{step} {at * 1000:.0f}" for step, at in record["seconds"].items())
                 ended = f"{log_time(record):.3f} {host.name}"
                 print(f"{ended}: {record['old']} -> {record['new']} {record['result']}, ms: {steps}")
+
+
+def _is_own(record: Mapping[str, Any]) -> bool:
+    """Whether a handover that was started is the host's own, not its peer's."""
+    return not record["detail"].startswith("peer ")
 
 
 def log_time(record: Mapping[str, Any]) -> float:
