@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 
 import hypothesis
 import pytest
+import structlog
 
 from lab.addressing import Family
 from lab.topology import Lab
@@ -18,6 +19,13 @@ hypothesis.settings.load_profile(os.environ.get("SWANROAM_EXAMPLES", "quick"))
 
 LABS = pytest.StashKey[list[Lab]]()
 FAILED = pytest.StashKey[bool]()
+
+
+@pytest.fixture(autouse=True)
+def _own_log_output() -> Iterator[None]:
+    """A test that runs a command line sets up logging for its own standard error, which ends with the test."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")
