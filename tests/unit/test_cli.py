@@ -358,7 +358,7 @@ def test_move_that_takes_too_long_fails_and_says_how_far_it_came(
     daemon += [ORDERED, document("192.0.2.1", problem="it refuses our address: not_allowed")]
 
     assert call("move", config_file, "192.0.2.2", "--timeout", "0.05") == Exit.FAILED
-    assert "server: not there after 0.05 s: it refuses our address: not_allowed" in capsys.readouterr().out
+    assert "server: not there after 0.05 s: it refuses our address: not_allowed" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [("auto",), ("192.0.2.2", "--no-wait")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from ipaddress import ip_address
 from typing import Any
@@ -53,7 +54,8 @@ def run(arguments: argparse.Namespace) -> int:
         if waiting:
             time.sleep(POLL)
     for name, state in waiting.items():
-        print(f"{name}: not there after {arguments.timeout:g} s: {state}; see `swanroam status`")
+        text = f"{name}: not there after {arguments.timeout:g} s: {state}; see `swanroam status`"
+        print(text, file=sys.stderr)
     return Exit.FAILED if waiting else Exit.OK
 
 

@@ -18,6 +18,7 @@ from swanroam.daemon.requirements import Unmet, check_requirements
 from swanroam.daemon.run import AlreadyRunningError, DirectoryError
 from swanroam.daemon.run import run as run_daemon
 from swanroam.kernel.address_watch import AddressWatchError
+from swanroam.kernel.preflight import Severity
 
 log = structlog.get_logger("swanroam")
 
@@ -48,7 +49,11 @@ async def _run(config: Config) -> int:
     if requirements.unmet:
         return _STATUS[requirements.unmet[0][0]]
     for finding in requirements.findings:
-        log.warning("host_checked", check=finding.check, severity=finding.severity.value, what=finding.what)
+        fields = {"check": finding.check, "what": finding.what, "remedy": finding.remedy}
+        if finding.severity is Severity.NOTICE:
+            log.info("host_checked", **fields)
+        else:
+            log.warning("host_checked", **fields)
     try:
         await run_daemon(config, requirements.families)
     except AlreadyRunningError as error:

@@ -128,8 +128,8 @@ def _problem(peer: Peer, control: str) -> str:
         if not machine.managed:
             return ""  # a peer that is not there now
         return (
-            "its IKE_SA has gone, and what its policies do not protect is blocked: "
-            f"swanctl --initiate --ike {peer.settings.connection}, on the host that connects"
+            "its IKE_SA has gone, and what its policies do not protect is blocked: let the host that connects initiate "
+            f"it (if that is this one: swanctl --initiate --ike {peer.settings.connection})"
         )
     if mobile.refusal:
         return f"it refuses our address: {mobile.refusal}"
