@@ -10,6 +10,7 @@ import pytest
 from kernel.carrier_hosts import Hosts, address, carry, exchange, family, on
 from lab import snapshot
 from swanroam.kernel.carrier import Admitted, Carrier, CarrierPlane, CarrierSettings
+from swanroam.kernel.ingress import Clear
 from swanroam.kernel.rtnetlink import RouteSocket
 
 pytestmark = pytest.mark.lab
@@ -201,7 +202,7 @@ def _state() -> tuple[list[object], list[Carrier], list[Admitted]]:
         Carrier(local=old, remote=peer, outer_local=new, outer_remote=address(4, "e"), control_only=True),
         Carrier(local=old6, remote=peer6, outer_local=new6, outer_remote=peer6),
     ]
-    admitted = [Admitted(peer, old), Admitted(peer, older, clear_inner=True, mark=7), Admitted(peer6, old6)]
+    admitted = [Admitted(peer, old), Admitted(peer, older, Clear(7, peer, new)), Admitted(peer6, old6)]
     return [old, older, old6], carriers, admitted
 
 

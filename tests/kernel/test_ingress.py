@@ -4,6 +4,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
+from ipaddress import ip_address
 
 import pytest
 from pyroute2.netlink.rtnl import RTM_NEWLINK, RTM_NEWTFILTER, RTMGRP_LINK, RTMGRP_TC
@@ -11,7 +12,7 @@ from pyroute2.netlink.rtnl import RTM_NEWLINK, RTM_NEWTFILTER, RTMGRP_LINK, RTMG
 from kernel.carrier_hosts import Hosts, IPAddress, address, family, on, xfrm_counter
 from swanroam.kernel.carrier import Admitted, CarrierPlane, CarrierSettings
 from swanroam.kernel.carrier_devices import IFF_UP
-from swanroam.kernel.ingress import IKE_PORTS
+from swanroam.kernel.ingress import IKE_PORTS, Clear
 from swanroam.kernel.rtnetlink import RouteSocket
 
 pytestmark = pytest.mark.lab
@@ -73,6 +74,13 @@ def _send(hosts: Hosts, version: int, inner: bytes) -> None:
     with hosts.open_socket(hosts.router, family(version), socket.SOCK_RAW, outer) as sender:
         where = (str(address(version, "d")), 0, 0, 0) if version == 6 else (str(address(version, "d")), 0)
         sender.sendto(inner, where)
+
+
+def _router(hosts: Hosts, version: int) -> IPAddress:
+    """The outer source address of what `_send` sends."""
+    with hosts.open_socket(hosts.router, family(version), socket.SOCK_DGRAM) as probe:
+        probe.connect((str(address(version, "d")), 9))
+        return ip_address(probe.getsockname()[0])
 
 
 def _settle(hosts: Hosts, version: int) -> None:
@@ -170,7 +178,7 @@ def test_fragments_pass_only_of_esp(hosts: Hosts, version: int) -> None:
 @pytest.mark.parametrize("version", VERSIONS)
 def test_clear_inner_packets_pass_with_their_mark_and_protected_ones_with_another(hosts: Hosts, version: int) -> None:
     remote, local = address(version, "a"), address(version, "d")
-    _admit(hosts, Admitted(remote, local, clear_inner=True, mark=MARK))
+    _admit(hosts, Admitted(remote, local, Clear(MARK, _router(hosts, version), local)))
     for port, mark in ((9, MARK), (500, CarrierSettings().admitted_mark)):
         with hosts.open_socket(hosts.correspondent, family(version), socket.SOCK_DGRAM) as receiver:
             receiver.setsockopt(socket.SOL_SOCKET, SO_RCVMARK, 1)
@@ -184,9 +192,19 @@ def test_clear_inner_packets_pass_with_their_mark_and_protected_ones_with_anothe
     assert _dropped(hosts, version) == before + 1
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+def test_clear_inner_packets_from_anybody_else_are_dropped(hosts: Hosts, version: int) -> None:
+    """Their outer packet has no security policy to fail: that of the peer demands ESP, this one's is anybody's."""
+    remote, local = address(version, "a"), address(version, "d")
+    _admit(hosts, Admitted(remote, local, Clear(MARK, address(version, "b"), local)))
+    before = _dropped(hosts, version)
+    _send(hosts, version, _packet(remote, local, UDP, _udp(remote, local, 9)))
+    assert _dropped(hosts, version) == before + 1
+
+
 def test_a_pair_is_no_longer_admitted_after_it_is_withdrawn(hosts: Hosts) -> None:
     remote, local = address(4, "a"), address(4, "d")
-    _admit(hosts, Admitted(remote, local, clear_inner=True, mark=MARK))
+    _admit(hosts, Admitted(remote, local, Clear(MARK, _router(hosts, 4), local)))
     _admit(hosts)
     before = _dropped(hosts, 4)
     _send(hosts, 4, _packet(remote, local, ESP, ESP_DATA))

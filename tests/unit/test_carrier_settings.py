@@ -6,7 +6,7 @@ import pytest
 
 from swanroam.kernel.carrier import Carrier, CarrierSettings, check
 from swanroam.kernel.carrier_routes import HeldAddress, Rule, TunnelRoute
-from swanroam.kernel.ingress import Admitted
+from swanroam.kernel.ingress import Admitted, Clear
 from swanroam.kernel.rtnetlink import IPAddress, RouteSocketError, TunnelRouteMessage
 
 OLD, OLDER, NEW, PEER, PEER_NEW = (ip(f"192.0.2.{number}") for number in range(1, 6))
@@ -60,13 +60,10 @@ def test_a_carrier_inside_a_carrier_is_refused(control_only: bool) -> None:
         check([_carrier(OLD, PEER, OLD, PEER, control_only=control_only)])
 
 
-def test_a_mark_goes_with_clear_inner_packets_only() -> None:
+@pytest.mark.parametrize("mark", [0, -1, 1 << 32])
+def test_clear_inner_packets_need_a_mark(mark: int) -> None:
     with pytest.raises(ValueError, match="mark"):
-        Admitted(PEER, OLD, clear_inner=True)
-    with pytest.raises(ValueError, match="mark"):
-        Admitted(PEER, OLD, mark=1)
-    with pytest.raises(ValueError, match="32 bits"):
-        Admitted(PEER, OLD, clear_inner=True, mark=1 << 32)
+        Clear(mark, PEER, NEW)
 
 
 def test_control_datagrams_are_asked_about_before_data() -> None:

@@ -6,6 +6,7 @@ from ipaddress import IPv6Network, ip_address
 
 from swanroam.daemon.translation import ANY_TRAFFIC, ProtectedTraffic, kernel_state
 from swanroam.kernel.carrier import Admitted, Carrier
+from swanroam.kernel.ingress import Clear
 from swanroam.kernel.xfrm.constants import IPPROTO_IPIP, Direction
 from swanroam.kernel.xfrm.guards import bypass, carried_inner_in, guard, neighbor_discovery, prefix_guard
 from swanroam.kernel.xfrm.lifetimes import Mark
@@ -80,9 +81,15 @@ def test_only_incoming_ip_in_ip_is_let_through_where_the_carrier_itself_is_prote
 
 def test_a_pair_that_is_clear_inside_the_carrier_is_known_by_the_mark_of_what_came_out_of_it() -> None:
     pair = Pair(OLD, PEER)
-    state = kernel_state([(HostState(cleared=frozenset({pair})), ANY_TRAFFIC)], PREFIX, CLEAR_MARK)
+    carried = Carried(pair, Pair(NEW, PEER), control_only=False)
+    wanted = HostState(carried=frozenset({carried}), cleared=frozenset({pair}))
+    state = kernel_state([(wanted, ANY_TRAFFIC)], PREFIX, CLEAR_MARK)
 
-    assert state.admitted == {Admitted(PEER, OLD, clear_inner=True, mark=CLEAR_MARK)}
-    (inner,) = state.policies - set(prefix_guard(PREFIX))
-    assert inner == carried_inner_in(PEER, OLD, Mark(CLEAR_MARK, 0xFFFFFFFF))
+    assert state.admitted == {Admitted(PEER, OLD, Clear(CLEAR_MARK, PEER, NEW))}
+    outer = {
+        guard(NEW, PEER, Direction.OUT, protocol=IPPROTO_IPIP),
+        guard(PEER, NEW, Direction.IN, protocol=IPPROTO_IPIP),
+    }
+    inner = carried_inner_in(PEER, OLD, Mark(CLEAR_MARK, 0xFFFFFFFF))
+    assert state.policies - set(prefix_guard(PREFIX)) == {*outer, inner}
     assert state.cleared == {pair}

@@ -8,6 +8,7 @@ from ipaddress import IPv6Network
 
 from swanroam.config import Config
 from swanroam.kernel.carrier import Admitted, Carrier, CarrierSettings
+from swanroam.kernel.ingress import Clear
 from swanroam.kernel.xfrm.constants import IPPROTO_IPIP, IPPROTO_IPV6, Direction
 from swanroam.kernel.xfrm.guards import (
     bypass,
@@ -75,8 +76,16 @@ def kernel_state(
         policies |= _bypasses(pair, Direction.IN, Direction.OUT)
     for pair in union.bypassed_in:
         policies |= _bypasses(pair, Direction.IN)
+    # Whatever its CHILD_SAs protect: a carrier whose content is clear is inside ESP, or does not leave.
+    for outer in {entry.outer for entry in union.carried if entry.inner in union.cleared}:
+        policies |= _guards(outer, ProtectedTraffic(_carrier_protocol(outer)))
     policies |= {kept_inbound(pair.remote, pair.local) for pair in union.accepted}
     policies |= {carried_inner_in(pair.remote, pair.local, Mark(clear_mark, 0xFFFFFFFF)) for pair in union.cleared}
+    clear = {
+        entry.inner: Clear(clear_mark, entry.outer.remote, entry.outer.local)
+        for entry in union.carried
+        if entry.inner in union.cleared and not entry.control_only
+    }
     return KernelState(
         held=union.held,
         carriers=frozenset(
@@ -90,10 +99,7 @@ def kernel_state(
             for entry in union.carried
         ),
         admitted=frozenset(
-            Admitted(pair.remote, pair.local, clear_inner=True, mark=clear_mark)
-            if pair in union.cleared
-            else Admitted(pair.remote, pair.local)
-            for pair in union.admitted | union.cleared
+            Admitted(pair.remote, pair.local, clear.get(pair)) for pair in union.admitted | union.cleared
         ),
         policies=frozenset(policies),
         cleared=union.cleared,
@@ -121,7 +127,11 @@ def _guards(pair: Pair, traffic: ProtectedTraffic) -> set[Policy]:
     }
 
 
+def _carrier_protocol(pair: Pair) -> int:
+    return IPPROTO_IPIP if pair.local.version == 4 else IPPROTO_IPV6
+
+
 def _bypasses(pair: Pair, *directions: Direction) -> set[Policy]:
-    protocol = IPPROTO_IPIP if pair.local.version == 4 else IPPROTO_IPV6
+    protocol = _carrier_protocol(pair)
     ends = {Direction.OUT: (pair.local, pair.remote), Direction.IN: (pair.remote, pair.local)}
     return {bypass(*ends[direction], protocol, direction) for direction in directions}

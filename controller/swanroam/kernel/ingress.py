@@ -10,12 +10,13 @@ ingress, before routing, except for admitted pairs of inner addresses:
 - What an admitted packet contained, once IPsec has taken it apart: the kernel runs the inner packet of a tunnel-mode
   SA through the ingress of the device on which its ESP came. It is told by the mark that admitted packets get here and
   keep through decryption; the security policies, which come next, check that it was protected.
-- With `clear_inner` everything of the pair, which gets a mark that a security policy can ask for. Only for packets
-  whose outer packet was protected by ESP; that this is so is enforced by the outer pair's security policies, not here.
+- With `clear` everything of the pair that came between two given outer addresses; it gets a mark that a security policy
+  can ask for. Only for packets whose outer packet was protected by ESP: that this is so is enforced by the security
+  policies of just these outer addresses, not here.
 
-The outer addresses are deliberately not compared: the first address change message comes from an address that is not
-known yet, and what protects it is its ESP, not where it came from. A forged outer header therefore gains nothing that
-the same ESP packet without one would not have.
+For ESP and IKE the outer addresses are deliberately not compared: the first address change message comes from an
+address that is not known yet, and what protects it is its ESP, not where it came from. A forged outer header therefore
+gains nothing that the same ESP packet without one would not have.
 
 Found again by where they are: everything in the ingress hook of our own devices is ours.
 Source: tc-flower(8), tc-matchall(8); net/core/flow_dissector.c for fragments.
@@ -61,43 +62,50 @@ class _Priority(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Admitted:
-    """Packets `remote` -> `local` that may come out of the carrier.
+class Clear:
+    """Packets may be clear inside the carrier whose outer packets go `outer_remote` -> `outer_local`.
 
-    `clear_inner`: not only ESP and IKE but everything, marked with `mark` (skb mark, for security policies).
+    They get `mark`, a skb mark that is not 0, for security policies to ask for.
     """
+
+    mark: int
+    outer_remote: IPAddress
+    outer_local: IPAddress
+
+    def __post_init__(self) -> None:
+        if not 0 < self.mark <= 0xFFFFFFFF:
+            raise ValueError(f"mark {self.mark} of clear inner packets is 0 or not of 32 bits")
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """Packets `remote` -> `local` that may come out of the carrier: ESP and IKE, and with `clear` everything."""
 
     remote: IPAddress
     local: IPAddress
-    clear_inner: bool = False
-    mark: int = 0
+    clear: Clear | None = None
 
     def __post_init__(self) -> None:
-        if self.remote.version != self.local.version:
-            raise ValueError(f"admitted pair {self.remote} -> {self.local}: both must be of one family")
-        if self.clear_inner != bool(self.mark):
-            raise ValueError(
-                f"admitted pair {self.remote} -> {self.local}: clear inner packets need a mark other than 0, "
-                "and only they have one"
-            )
-        if not 0 <= self.mark <= 0xFFFFFFFF:
-            raise ValueError(f"admitted pair {self.remote} -> {self.local}: mark {self.mark} is not of 32 bits")
+        outer = () if self.clear is None else (self.clear.outer_remote, self.clear.outer_local)
+        if len({address.version for address in (self.remote, self.local, *outer)}) != 1:
+            raise ValueError(f"admitted pair {self.remote} -> {self.local}: all addresses must be of one family")
 
 
 @dataclass(frozen=True, slots=True)
 class _Filter:
-    """One flower filter. `ip_protocol` 0: any; `port` 0: any; `mark` 0: the packet gets the mark of admitted ones."""
+    """One flower filter. `ip_protocol` 0: any; `port` 0: any; without `clear` packets get the mark of admitted ones."""
 
     remote: IPAddress
     local: IPAddress
     ip_protocol: int
     port: int = 0
-    mark: int = 0
+    clear: Clear | None = None
 
     def __str__(self) -> str:
         match self.ip_protocol:
-            case 0:
-                what = f"everything, mark {self.mark:#x}"
+            case 0 if self.clear is not None:
+                outer = f"{self.clear.outer_remote} -> {self.clear.outer_local}"
+                what = f"everything inside {outer}, mark {self.clear.mark:#x}"
             case _ if self.ip_protocol == IPPROTO_ESP:
                 what = "ESP"
             case _:
@@ -124,8 +132,8 @@ def _filters(admitted: Iterable[Admitted]) -> set[_Filter]:
     for pair in admitted:
         wanted.add(_Filter(pair.remote, pair.local, IPPROTO_ESP))
         wanted |= {_Filter(pair.remote, pair.local, IPPROTO_UDP, port) for port in IKE_PORTS}
-        if pair.clear_inner:
-            wanted.add(_Filter(pair.remote, pair.local, 0, mark=pair.mark))
+        if pair.clear is not None:
+            wanted.add(_Filter(pair.remote, pair.local, 0, clear=pair.clear))
     return wanted
 
 
@@ -170,9 +178,9 @@ class Ingress:
     async def find(self) -> frozenset[Admitted]:
         """The pairs that are admitted now; half-made ones do not count. Raises RouteSocketError."""
         present = {installed.filter for installed in await self._installed() if installed.filter is not None}
-        marks = {(item.remote, item.local): item.mark for item in present if not item.ip_protocol}
+        clear = {(item.remote, item.local): item.clear for item in present if not item.ip_protocol}
         pairs = {(item.remote, item.local) for item in present}
-        found = {Admitted(*pair, clear_inner=pair in marks, mark=marks.get(pair, 0)) for pair in pairs}
+        found = {Admitted(*pair, clear=clear.get(pair)) for pair in pairs}
         return frozenset(pair for pair in found if _filters([pair]) <= present)
 
     async def admit(self, admitted: Collection[Admitted]) -> list[str]:
@@ -236,8 +244,8 @@ class Ingress:
     def _flower(self, item: _Filter) -> Any:
         version, ethertype = self._version, _ETHERTYPES[self._version]
         ones = "255.255.255.255" if version == 4 else "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"
-        actions: list[dict[str, object]] = [{"kind": "gact", "action": "ok"}]
-        actions.insert(0, {"kind": "skbedit", "mark": item.mark or self._admitted_mark})
+        mark = self._admitted_mark if item.clear is None else item.clear.mark
+        actions: list[dict[str, object]] = [{"kind": "skbedit", "mark": mark}, {"kind": "gact", "action": "ok"}]
         options: list[tuple[str, object]] = [
             ("TCA_FLOWER_ACT", get_tca_action({"action": actions})),
             ("TCA_FLOWER_KEY_ETH_TYPE", ethertype),
@@ -251,6 +259,13 @@ class Ingress:
         if item.port:
             options.append(("TCA_FLOWER_KEY_UDP_DST", item.port))
             options.append(("TCA_FLOWER_KEY_UDP_DST_MASK", 0xFFFF))
+        if item.clear is not None:
+            options += [
+                (f"TCA_FLOWER_KEY_ENC_IPV{version}_SRC", str(item.clear.outer_remote)),
+                (f"TCA_FLOWER_KEY_ENC_IPV{version}_SRC_MASK", ones),
+                (f"TCA_FLOWER_KEY_ENC_IPV{version}_DST", str(item.clear.outer_local)),
+                (f"TCA_FLOWER_KEY_ENC_IPV{version}_DST_MASK", ones),
+            ]
         message = self._message(FilterMessage, _INGRESS)
         message["info"] = item.priority << 16 | htons(ethertype)
         message["attrs"] = [("TCA_KIND", "flower"), ("TCA_OPTIONS", {"attrs": options})]
@@ -271,10 +286,16 @@ def _decode(options: Any) -> _Filter | None:
         return None
     ip_protocol = options.get_attr("TCA_FLOWER_KEY_IP_PROTO") or 0
     mark = options.get_nested("TCA_FLOWER_ACT", "TCA_ACT_PRIO_1", "TCA_ACT_OPTIONS", "TCA_SKBEDIT_MARK")
+    outer = [options.get_attr(f"TCA_FLOWER_KEY_ENC_IPV{version}_{side}") for side in ("SRC", "DST")]
+    clear = None
+    if not ip_protocol:
+        if not mark or None in outer:
+            return None
+        clear = Clear(mark, *map(ip_address, outer))
     return _Filter(
         ip_address(remote),
         ip_address(local),
         ip_protocol,
         options.get_attr("TCA_FLOWER_KEY_UDP_DST") or 0,
-        0 if ip_protocol else mark or 0,
+        clear,
     )

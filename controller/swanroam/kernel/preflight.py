@@ -34,7 +34,7 @@ from swanroam.kernel.carrier_devices import (
     set_up,
 )
 from swanroam.kernel.carrier_routes import Rule, TunnelRoute
-from swanroam.kernel.ingress import Admitted, Ingress
+from swanroam.kernel.ingress import Admitted, Clear, Ingress
 from swanroam.kernel.rtnetlink import IPAddress, RouteSocket, RouteSocketError
 from swanroam.kernel.xfrm.algorithms import AeadAlgorithm, KeyMaterial
 from swanroam.kernel.xfrm.association import SecurityAssociation
@@ -229,7 +229,7 @@ async def _ingress_filter(netlink: RouteSocket, device: Device) -> Finding:
     ingress = Ingress(netlink, device.family, device.index, CarrierSettings().admitted_mark)
     try:
         await ingress.close()
-        await ingress.admit([Admitted(remote, local, clear_inner=True, mark=1)])
+        await ingress.admit([Admitted(remote, local, Clear(1, remote, local))])
     except RouteSocketError as error:
         modules = "modprobe -a sch_ingress cls_flower cls_matchall cls_fw act_gact act_skbedit"
         return Finding(check, Severity.FAILURE, str(error), f"{modules} (the kernel needs {_TC_OPTIONS})")

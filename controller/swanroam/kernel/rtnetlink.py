@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from socket import AF_INET, AF_INET6, AddressFamily
 from typing import Any, Final
 
@@ -39,6 +39,9 @@ DELETE: Final = 0
 
 _GONE: Final = frozenset({errno.ENOENT, errno.ESRCH, errno.EADDRNOTAVAIL, errno.ENODEV})
 """What the kernel answers when something to be deleted is not there (any more)."""
+
+_NO_ROUTE: Final = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL})
+"""What the kernel answers for no route, or `unreachable`, `prohibit`, `blackhole`; fib_props[], fib_semantics.c."""
 
 
 class RouteSocketError(Exception):
@@ -125,7 +128,15 @@ class FlowerOptions(nla):  # type: ignore[misc]  # pyroute2 has no type informat
         (17, "TCA_FLOWER_KEY_IPV6_DST_MASK", "ip6addr"),
         (21, "TCA_FLOWER_KEY_UDP_DST", "be16"),
         (22, "TCA_FLOWER_FLAGS", "uint32"),
-        (39, "TCA_FLOWER_KEY_UDP_DST_MASK", "be16"),
+        (27, "TCA_FLOWER_KEY_ENC_IPV4_SRC", "ip4addr"),
+        (28, "TCA_FLOWER_KEY_ENC_IPV4_SRC_MASK", "ip4addr"),
+        (29, "TCA_FLOWER_KEY_ENC_IPV4_DST", "ip4addr"),
+        (30, "TCA_FLOWER_KEY_ENC_IPV4_DST_MASK", "ip4addr"),
+        (31, "TCA_FLOWER_KEY_ENC_IPV6_SRC", "ip6addr"),
+        (32, "TCA_FLOWER_KEY_ENC_IPV6_SRC_MASK", "ip6addr"),
+        (33, "TCA_FLOWER_KEY_ENC_IPV6_DST", "ip6addr"),
+        (34, "TCA_FLOWER_KEY_ENC_IPV6_DST_MASK", "ip6addr"),
+        (38, "TCA_FLOWER_KEY_UDP_DST_MASK", "be16"),
     )
     tca_act_prio = tca_act_prio
 
@@ -202,6 +213,25 @@ class RouteSocket(AsyncIPRoute):  # type: ignore[misc]  # pyroute2 has no type i
             raise RouteSocketError(error.code, operation, _text(error)) from error
         except OSError as error:
             raise RouteSocketError(error.errno or errno.EIO, operation) from error
+
+    async def source_towards(self, remote: IPAddress) -> IPAddress | None:
+        """The source address that packets to `remote` get when they have none; None: no route. Raises RouteSocketError.
+
+        A rule for one source address plays no part in it.
+        """
+        message = TunnelRouteMessage()
+        message["family"], message["dst_len"] = family_of(remote), remote.max_prefixlen
+        message["attrs"] = [("RTA_DST", str(remote))]
+        try:
+            answers = [found async for found in await self.nlm_request(message, RTM_GETROUTE, NLM_F_REQUEST)]
+        except NetlinkError as error:
+            if error.code in _NO_ROUTE:
+                return None
+            raise RouteSocketError(error.code, f"look up the route to {remote}", _text(error)) from error
+        except OSError as error:
+            raise RouteSocketError(error.errno or errno.EIO, f"look up the route to {remote}") from error
+        source = answers[0].get_attr("RTA_PREFSRC") if answers else None
+        return None if source is None else ip_address(source)
 
     async def interface_index(self, name: str) -> int | None:
         """Index of the network device with this name, None when there is none. Raises RouteSocketError."""
