@@ -7,22 +7,22 @@ addresses, routes and filters, and only then removes policies that are no longer
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import AsyncExitStack
 from itertools import chain
-from socket import AddressFamily
+from socket import AF_INET6, AddressFamily, if_nameindex
 from types import TracebackType
 from typing import Self
 
 import structlog
 
-from swanroam.config import Config, FilterMethod, PeerSettings
+from swanroam.config import Config, PeerSettings
 from swanroam.daemon.controller import HostError
 from swanroam.daemon.definitions import CachedDefinitions
 from swanroam.daemon.translation import KernelState, carrier_settings
 from swanroam.ike.associations import IkeSa
 from swanroam.ike.messages import IkeError
-from swanroam.ike.migrate import AddressPair, Migrate
+from swanroam.ike.migrate import AddressPair, Migrate, MigrateError, clear_clones
 from swanroam.ike.renegotiate import PeerReplacedError, Renegotiate
 from swanroam.ike.vici import ViciClient
 from swanroam.kernel.carrier import CarrierPlane
@@ -31,7 +31,7 @@ from swanroam.kernel.rtnetlink import RouteSocket, RouteSocketError, family_of
 from swanroam.kernel.sockets import SocketDiagError, sockets_on
 from swanroam.kernel.xfrm.constants import Action
 from swanroam.kernel.xfrm.errors import XfrmError
-from swanroam.kernel.xfrm.guards import CARRIED_PRIORITY, carried_inner_out, prefix_guard
+from swanroam.kernel.xfrm.guards import CARRIED_PRIORITY, carried_inner_elsewhere, carried_inner_out, prefix_guard
 from swanroam.kernel.xfrm.policies import apply_owned, clear_owned, find_owned
 from swanroam.kernel.xfrm.policy import Policy, PolicyKey
 from swanroam.kernel.xfrm.socket import XfrmSocket
@@ -64,6 +64,8 @@ class LocalHost:
         self._stack = AsyncExitStack()
         self._inherited = True
         self._releasing: set[tuple[str, IPAddress]] = set()
+        self.charon_changed: Callable[[], None] = lambda: None
+        """Called after charon was made to change something of which it raises no event."""
         self._xfrm: XfrmSocket
         self._migration: Migrate
         self._plane: CarrierPlane
@@ -130,7 +132,7 @@ class LocalHost:
         found = await find_owned(self._xfrm)
         stale = {policy for policy in found if _is_carried(policy)} - self._carried(wanted)
         blocks = {policy for policy in wanted.policies if policy.action is Action.BLOCK}
-        uncarried = {policy for policy in wanted.policies if not _is_carried(policy)}
+        uncarried = self._uncarried(wanted)
         changed = bool(stale) and await self._set(_effective(found - stale, blocks), found)
         return await self._set(_effective(found - stale, uncarried)) or changed
 
@@ -138,7 +140,7 @@ class LocalHost:
         """What is not wanted goes, bypasses among it; only then may packets be clear inside the carrier."""
         found = await find_owned(self._xfrm)
         carried = self._carried(wanted)
-        uncarried = {policy for policy in wanted.policies if not _is_carried(policy)}
+        uncarried = self._uncarried(wanted)
         changed = await self._set(_effective(uncarried, found & carried), found)
         return (bool(carried - found) and await self._set(_effective(uncarried, carried))) or changed
 
@@ -160,6 +162,14 @@ class LocalHost:
             for pair in wanted.cleared
         )
         return {*outgoing, *(policy for policy in wanted.policies if _is_carried(policy))}
+
+    def _uncarried(self, wanted: KernelState) -> set[Policy]:
+        """All others: for IPv6 some that keep carried packets from leaving by any other device among them."""
+        confined = [pair for pair in wanted.cleared if pair.local.version == 6]
+        carrier = self._plane.device_index(AF_INET6) if confined else 0
+        others = [index for index, _ in if_nameindex() if index != carrier] if confined else []
+        elsewhere = (carried_inner_elsewhere(pair.local, pair.remote, index) for pair in confined for index in others)
+        return {*elsewhere, *(policy for policy in wanted.policies if not _is_carried(policy))}
 
     def forget(self) -> None:
         """The next `apply` compares with what the kernel really has."""
@@ -221,13 +231,14 @@ class LocalHost:
     async def migrate(self, peer: PeerSettings, action: MigrateFilters, children: Collection[str]) -> Event:
         """Moves existing filters to a pair; the event tells how it went."""
         control = self._config.control.child
-        wanted = [*sorted(set(children) - {control})] if action.data else []
-        wanted += [control] if action.control else []
+        data = sorted(set(children) - {control}) if action.data else []
         pair = AddressPair(action.pair.local, action.pair.remote)
         try:
-            await self._migration.move(peer.connection, peer.identity, pair, wanted)
-        except (IkeError, XfrmError) as error:
+            await self._migration.move(peer.connection, peer.identity, pair, data, [control] if action.control else [])
+        except (IkeError, XfrmError, RouteSocketError) as error:
             return FiltersFailed(action.pair, str(error))
+        finally:
+            self.charon_changed()
         return FiltersEstablished(action.pair)
 
     async def release(self, peer: PeerSettings, action: ReleaseFilters, current: Pair | None) -> Event | None:
@@ -245,8 +256,9 @@ class LocalHost:
                 if action.address in (ike_sa.local.host, ike_sa.remote.host):
                     await self._filters.release(ike_sa.unique_id)
             await self._filters.unload_unused(peer.connection)
-            if peer.filters is FilterMethod.MIGRATE and current is not None:
-                await self._migration.end_grace(action.address, AddressPair(current.local, current.remote))
+            if current is not None:  # whichever method is configured here: the peer may lead with migrate
+                pair = AddressPair(current.local, current.remote)
+                await self._migration.end_grace(peer.identity, action.address, pair)
         except (IkeError, XfrmError) as error:
             log.warning("filters_not_released", peer=peer.name, address=str(action.address), error=str(error))
             return None
@@ -262,10 +274,30 @@ async def clear_host(config: Config) -> list[str]:
         async with XfrmSocket() as xfrm, RouteSocket() as netlink:
             inner = await InnerPlane(netlink, settings).clear()
             carriers = await CarrierPlane(netlink, settings).clear()
+            clones = await clear_clones(xfrm, [peer.identity for peer in config.peers])
             policies = await clear_owned(xfrm)
     except (XfrmError, RouteSocketError) as error:
         raise HostError(str(error)) from error
-    return [*inner.removed, *carriers.removed, *sorted(f"policy {policy}" for policy in policies)]
+    return [
+        *inner.removed,
+        *carriers.removed,
+        *sorted(f"SA {association}" for association in clones),
+        *sorted(f"policy {policy}" for policy in policies),
+    ]
+
+
+async def _require_source(pair: AddressPair) -> None:
+    """For IPv6 the policy for carried packets has no device, so what has no source yet must not get an old one.
+
+    Raises MigrateError, RouteSocketError.
+    """
+    async with RouteSocket() as netlink:
+        source = await netlink.source_towards(pair.remote)
+    if source is not None and source != pair.local:
+        raise MigrateError(
+            f"the routing gives packets to {pair.remote} the source {source} and not {pair.local}; new connections "
+            "would leave in clear: make it prefer the new address, or use filters: renegotiate"
+        )
 
 
 def _is_carried(policy: Policy) -> bool:

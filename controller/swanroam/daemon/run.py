@@ -143,6 +143,7 @@ class _Daemon:
         self._controller = Controller(config, host, Journal(journal_path(config)), self._channel.send)
         self._by_inner = {peer.settings.control_address: peer for peer in self._controller.peers.values()}
         self._watch = CharonWatch(client, self._controller)
+        host.charon_changed = self._watch.look
         self._follower = AddressFollower(config.addresses, self._controller)
         status = Status(self._controller, self._watch, self._follower, self._channel)
         self._api = Api(api_path(config), {"status": status.answer, "move": self._follower.order})

@@ -9,22 +9,27 @@ What is still under way to the old address is kept acceptable for a grace period
 each inbound SA with the old destination, on its peer by a wider source selector of the inbound SA itself. Both only
 receive, so no key is ever used by two SAs that send.
 
-Not behind NAT: charon loses the UDP ports. Not for CHILD_SAs that share a reqid with those of other peers.
+What is kept is known by a label in the SA's selector, which the kernel does not look at.
+
+Not behind NAT: charon loses the UDP ports. Not for CHILD_SAs that share a reqid with those of other peers. Only with a
+CHILD_SA that protects every protocol: it is what protects the carrier, in which the packets of the old address are
+clear afterwards.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from ipaddress import ip_network
+from enum import Enum
+from hashlib import sha256
 
 from swanroam.ike.associations import ChildSa, IkeSa, list_ike_sas
 from swanroam.ike.associations import Mode as IkeMode
 from swanroam.ike.clones import is_of
 from swanroam.ike.messages import IkeError
-from swanroam.ike.selectors import IPAddress
+from swanroam.ike.selectors import ANY_PORT, IPAddress
 from swanroam.ike.vici import ViciClient
 from swanroam.kernel.xfrm.association import AssociationId, SecurityAssociation
 from swanroam.kernel.xfrm.constants import Mode
@@ -33,7 +38,6 @@ from swanroam.kernel.xfrm.migrate import ring_doorbell
 from swanroam.kernel.xfrm.selectors import Selector
 from swanroam.kernel.xfrm.socket import XfrmSocket
 from swanroam.kernel.xfrm.states import (
-    AddressFilter,
     add_state,
     delete_state,
     dump_states,
@@ -49,6 +53,47 @@ _MODES = {IkeMode.TRANSPORT: Mode.TRANSPORT, IkeMode.TUNNEL: Mode.TUNNEL}
 
 class MigrateError(IkeError):
     """Security filters could not be migrated; the message says what to do."""
+
+
+class _Label(Enum):
+    """What an SA with our label is. The value is the label's last bit, the others tell the peer."""
+
+    CLONE = 0
+    """A copy of charon's inbound SA for an address that this host has left; charon does not know it."""
+    WIDENED = 1
+    """charon's own inbound SA, which accepts more sources."""
+
+    def number(self, identity: str) -> int:
+        """Never 0, which is what charon's SAs have."""
+        return int.from_bytes(sha256(identity.encode()).digest()[:4]) & 0x7FFFFFFE | 0x80000000 | self.value
+
+    def put_on(self, association: SecurityAssociation, identity: str) -> SecurityAssociation:
+        return replace(association, selector=replace(association.selector, user=self.number(identity)))
+
+
+async def clear_clones(xfrm: XfrmSocket, identities: Iterable[str]) -> list[SecurityAssociation]:
+    """Deletes all that is kept for addresses which this host has left; returns it. Raises XfrmError.
+
+    SAs that were widened are charon's, which takes them away at the next rekey.
+    """
+    clones = await _labelled(xfrm, _Label.CLONE, identities)
+    for association in clones:
+        with suppress(XfrmNotFound):
+            await delete_state(xfrm, association.id)
+    return clones
+
+
+async def _labelled(xfrm: XfrmSocket, label: _Label, identities: Iterable[str]) -> list[SecurityAssociation]:
+    numbers = {label.number(identity) for identity in identities}
+    return [association for association in await dump_states(xfrm) if association.selector.user in numbers]
+
+
+def _protects_carrier(child: ChildSa) -> bool:
+    """IP-in-IP between its addresses is inside it."""
+    return child.mode is IkeMode.TRANSPORT and all(
+        any(ts.protocol == 0 and ts.ports == ANY_PORT for ts in selectors)
+        for selectors in (child.local_ts, child.remote_ts)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,23 +118,31 @@ class Migrate:
         self._xfrm = xfrm
         self._time_limit = time_limit
 
-    async def move(self, connection: str, identity: str, pair: AddressPair, children: Collection[str]) -> IkeSa:
+    async def move(
+        self, connection: str, identity: str, pair: AddressPair, data: Collection[str], control: Collection[str] = ()
+    ) -> IkeSa:
         """Moves these CHILD_SAs of the peer's newest IKE_SA, and that IKE_SA, to the pair; returns it as it is then."""
         ike_sa = await self._newest(connection, identity)
-        for name in children:
+        if data and not any(_protects_carrier(child) for child in ike_sa.children if child.name in data):
+            raise MigrateError(
+                f"no CHILD_SA of IKE_SA {ike_sa.name} protects every protocol between its addresses, so none would "
+                "protect the carrier: use filters: renegotiate"
+            )
+        for name in (*data, *control):
             ike_sa = await self._move_child(connection, identity, name, pair)
         return ike_sa
 
-    async def end_grace(self, released: IPAddress, current: AddressPair) -> None:
+    async def end_grace(self, identity: str, released: IPAddress, current: AddressPair) -> None:
         """Takes away what `move` kept for a released address, ours or the peer's."""
-        anywhere = ip_network("0.0.0.0/0" if released.version == 4 else "::/0")
-        for association in await dump_states(self._xfrm, AddressFilter(anywhere, ip_network(released))):
-            if association.saddr in (current.remote, anywhere.network_address):
+        for association in await _labelled(self._xfrm, _Label.CLONE, [identity]):
+            if association.daddr == released:
                 with suppress(XfrmNotFound):
                     await delete_state(self._xfrm, association.id)
         narrow = Selector.between(current.remote, current.local)
-        for association in await dump_states(self._xfrm, AddressFilter(anywhere, ip_network(current.local))):
-            if association.mode is Mode.TRANSPORT and association.saddr == anywhere.network_address:
+        for association in await _labelled(self._xfrm, _Label.WIDENED, [identity]):
+            if association.daddr != current.local:
+                continue  # charon is just moving it
+            with suppress(XfrmNotFound):  # rekeyed meanwhile
                 await replace_state(
                     self._xfrm, association.id, lambda sa: replace(sa, saddr=current.remote, selector=narrow)
                 )
@@ -113,9 +166,9 @@ class Migrate:
         ike_sa = await self._wait(connection, identity, name, pair)
         if mode is Mode.TRANSPORT and receiving.daddr != pair.local:
             with suppress(XfrmExists):  # an earlier try has put it there
-                await add_state(self._xfrm, kept)
+                await add_state(self._xfrm, _Label.CLONE.put_on(kept, identity))
         elif mode is Mode.TRANSPORT:
-            await replace_state(self._xfrm, receiving, widen_source)
+            await replace_state(self._xfrm, receiving, lambda sa: _Label.WIDENED.put_on(widen_source(sa), identity))
         return ike_sa
 
     async def _receiving(self, ike_sa: IkeSa, spi: int, pair: AddressPair) -> SecurityAssociation:

@@ -189,6 +189,7 @@ class CarrierPlane:
         self._netlink = netlink
         self._settings = settings or CarrierSettings()
         self._known: _Known | None = None
+        self._indexes: dict[AddressFamily, int] = {}
 
     def forget(self) -> None:
         """Somebody else may have changed what is ours: the next `apply` compares with the kernel itself."""
@@ -206,6 +207,7 @@ class CarrierPlane:
                     await placeholder.add(self._netlink)
                 await set_up(self._netlink, device)
             devices[family] = Device(family, device.index, up=True)
+        self._indexes = {family: device.index for family, device in devices.items()}
         return devices
 
     async def apply(
@@ -283,10 +285,8 @@ class CarrierPlane:
         )
 
     def device_index(self, family: AddressFamily) -> int:
-        """Interface index of a device that the last `apply` made or found. Raises KeyError when there is none."""
-        if self._known is None:
-            raise KeyError(family)
-        return self._known.devices[family].index
+        """Interface index of a device that was last made or found. Raises KeyError when there is none."""
+        return self._indexes[family]
 
     async def find(self) -> FoundCarriers:
         """What is there, whoever's settings made it."""

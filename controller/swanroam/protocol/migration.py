@@ -59,8 +59,10 @@ class Leader:
         return Crossing.DONE
 
     def begin(self, pair: Pair, now: float) -> None:
-        self.pair = pair
-        self._phase = _Phase.ASKING
+        """Leads the peer to the pair; from where that has come to, when it was begun before."""
+        if self.pair != pair or self._phase is not _Phase.MOVED:
+            self.pair = pair
+            self._phase = _Phase.ASKING
         self.exchange.begin(now)
 
     def reset(self) -> None:
@@ -120,27 +122,24 @@ class Follower:
     pair: Pair | None = None
     _phase: _Phase = _Phase.IDLE
     _request: FiltersRequest | None = None
+    _leader_moved: bool = False
+    """The leader has moved its data CHILD_SAs, so it can read what comes by ours."""
 
     def crossing(self, pair: Pair) -> Crossing:
-        if self.pair != pair:
+        if self.pair != pair or self._phase not in (_Phase.MOVED, _Phase.FINISHING, _Phase.DONE):
             return Crossing.NONE
-        match self._phase:
-            case _Phase.MOVED | _Phase.FINISHING:
-                return Crossing.ACCEPTING
-            case _Phase.DONE:
-                return Crossing.DONE
-            case _:
-                return Crossing.NONE
+        return Crossing.DONE if self._leader_moved else Crossing.ACCEPTING
 
     def reset(self) -> None:
         self.pair = self._request = None
         self._phase = _Phase.IDLE
+        self._leader_moved = False
 
     def restore(self, pair: Pair, crossing: Crossing) -> None:
-        """Takes over what an earlier run had reached."""
-        phases = {Crossing.ACCEPTING: _Phase.MOVED, Crossing.DONE: _Phase.DONE}
-        if crossing in phases:
-            self.pair, self._phase = pair, phases[crossing]
+        """Takes over what an earlier run had reached. Whether it had finished shows when the leader asks again."""
+        if crossing is not Crossing.NONE:
+            self.pair, self._phase = pair, _Phase.MOVED
+            self._leader_moved = crossing is Crossing.DONE
 
     def requested(self, message: FiltersRequest, pair: Pair) -> list[Action]:
         """What to do for a request about the present addresses."""
@@ -158,6 +157,7 @@ class Follower:
             return [MigrateFilters(pair, data=True, control=False)]
         if message.stage is Stage.FINISH and self._phase is _Phase.MOVED:
             self._phase, self._request = _Phase.FINISHING, message
+            self._leader_moved = True
             return [MigrateFilters(pair, data=False, control=True)]
         if message.stage is Stage.FINISH and self._phase is _Phase.IDLE:
             return [_reply(message, "nothing was moved here; begin again")]

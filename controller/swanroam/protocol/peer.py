@@ -85,6 +85,8 @@ class PeerMachine:
         self.follower = Follower()
         self.associations: tuple[Association, ...] = ()
         self.surroundings = Surroundings()
+        self._renegotiated: Pair | None = None
+        """Method migrate: the pair for which new filters had to be made after all."""
         self._remembered_peer: Binding | None = None
         self._present = 0.0
         """When there was last an IKE_SA with the peer, or a message of it."""
@@ -234,6 +236,7 @@ class PeerMachine:
                 if self.follower.waiting_for(pair):
                     return self.follower.established(pair)
                 if not self.leader.established(pair, now):
+                    self._renegotiated = pair
                     self.mobile.filters_established(pair, now)
                 return []
             case FiltersFailed(pair, reason):
@@ -278,19 +281,28 @@ class PeerMachine:
             return self.associations
         if self.follower.crossing(pair) is Crossing.DONE or (self.leader.pair == pair and self.leader.finished):
             return self.associations
+        if self._renegotiated == pair:
+            return self.associations
         return tuple(replace(association, complete=False) for association in self.associations)
 
     def _led(self, actions: list[Action], now: float) -> list[Action]:
         """Method migrate: what would establish filters leads the peer through moving them instead."""
         if self.leader.pair is not None and self.leader.pair != self.pair:
             self.leader.reset()
+        if self.leader.pair is not None and self.leader.busy and not self.associations:
+            actions += self.mobile.filters_failed(self.leader.pair, "no IKE_SA is left to migrate", now)
+            self.leader.reset()
         if self.settings.mobile.method is Method.MIGRATE:
             for action in actions:
-                if isinstance(action, EstablishFilters):
+                if isinstance(action, EstablishFilters) and self._can_migrate(action.pair):
                     self.leader.begin(action.pair, now)
-            actions = [action for action in actions if not isinstance(action, EstablishFilters)]
+                    actions = [other for other in actions if other is not action]
         handover = self.mobile.handover.id if self.mobile.handover is not None else bytes(HANDOVER_SIZE)
         return [*actions, *self.leader.transmit(self.mobile.sequence, handover, now)]
+
+    def _can_migrate(self, pair: Pair) -> bool:
+        """There are filters to be moved. Where none are left, only IKE can make new ones."""
+        return bool(self.associations) and not (self.leader.pair == pair and self.leader.finished)
 
     def _requested(self, message: FiltersRequest) -> list[Action]:
         half, pair = self.correspondent, self.pair

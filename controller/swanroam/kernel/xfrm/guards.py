@@ -31,6 +31,8 @@ GUARD_PRIORITY: Final = 900_000
 (get_priority in kernel_netlink_ipsec.c; 367 231 for two hosts)."""
 CARRIED_PRIORITY: Final = 800_000
 """After charon's, before the guards."""
+ELSEWHERE_PRIORITY: Final = 790_000
+"""After charon's, before CARRIED_PRIORITY."""
 KEPT_PRIORITY: Final = 810_000
 """After CARRIED_PRIORITY: what has its mark was protected by the outer packet's ESP."""
 BYPASS_PRIORITY: Final = 50
@@ -106,14 +108,28 @@ def carried_inner_out(source: Endpoint, destination: Endpoint, carrier_ifindex: 
 
     For IPv4 the device is part of the selector: by any other device the guard stops them. For IPv6 it cannot be,
     because the kernel compares it with the device that the socket is bound to and not with the route's (ip6_output has
-    no counterpart of fl4->flowi4_oif being set by the lookup). The caller's rule for these packets must then end in an
-    unreachable route, so that without the carrier they have no other way. Raises ValueError without a device.
+    no counterpart of fl4->flowi4_oif being set by the lookup). So for IPv6 the caller needs three things besides: a
+    rule for these packets that ends in an unreachable route, so that without the carrier they have no other way; a
+    `carried_inner_elsewhere` for every other device; and that the routing does not choose the source address for
+    packets that have none yet. Raises ValueError without a device.
     """
     if carrier_ifindex <= 0:
         raise ValueError(f"{carrier_ifindex} is not the index of a device")
     ifindex = carrier_ifindex if source.version == 4 else 0
     selector = Selector.between(source, destination, ifindex=ifindex, user=OWNER)
     return Policy(selector, Direction.OUT, Action.ALLOW, CARRIED_PRIORITY)
+
+
+def carried_inner_elsewhere(source: Endpoint, destination: Endpoint, ifindex: int) -> Policy:
+    """Drop what `carried_inner_out` would let out of a socket that is bound to another device (SO_BINDTODEVICE).
+
+    Such a socket's packets find no route in the carrier's table, closed as it is: the routes there are of other
+    devices, so IPv6 goes on to the next rule. Raises ValueError without a device.
+    """
+    if ifindex <= 0:
+        raise ValueError(f"{ifindex} is not the index of a device")
+    selector = Selector.between(source, destination, ifindex=ifindex, user=OWNER)
+    return Policy(selector, Direction.OUT, Action.BLOCK, ELSEWHERE_PRIORITY)
 
 
 def carried_inner_in(source: Endpoint, destination: Endpoint, mark: Mark) -> Policy:
@@ -133,8 +149,8 @@ def kept_inbound(source: Endpoint, destination: Endpoint) -> Policy:
 
     What is not protected is dropped as by the guard with the same selector, in whose place the policy stands.
     """
-    template = Template(0, Mode.TRANSPORT)
     selector = Selector.between(source, destination, user=OWNER)
+    template = Template(0, Mode.TRANSPORT, family=selector.family)
     return Policy(selector, Direction.IN, Action.ALLOW, KEPT_PRIORITY, templates=(template,))
 
 
