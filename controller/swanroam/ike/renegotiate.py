@@ -102,9 +102,9 @@ class Renegotiate:
         One that exists is returned, whoever made it; otherwise it is made, and in case of failure removed
         again. `supersede` should follow as soon as both hosts have taken the pair for current.
 
-        After a return to an earlier address there may be two for the pair, because an IKE_SA of the
-        administrator's connection is not completed: release both with the pair. Raises PeerReplacedError,
-        FilterError, DefinitionError, ViciError.
+        After a return to an earlier address the IKE_SA of the administrator's connection may stand there without the
+        children that were superseded: it is completed. Only when that fails there are two for the pair afterwards:
+        release both with it. Raises PeerReplacedError, FilterError, DefinitionError, ViciError.
         """
         definition = (await self._definitions()).connection(connection)
         if not definition.accepts_identity(identity):
@@ -120,6 +120,9 @@ class Renegotiate:
                 covers = set(wanted) == set(children) and ike_sa.connects(local, remote)
                 if covers and not shortcomings(ike_sa, wanted, definition.children, others):
                     return ike_sa
+            if _may_be_completed(before, connection, identity, local, remote):
+                with suppress(FilterError):
+                    return await self._complete(definition, definition, identity, wanted, ours)
             clone = definition.bound_to(
                 name=name,
                 local=local,
@@ -237,28 +240,39 @@ class Renegotiate:
     ) -> IkeSa:
         """Load the clone, initiate what is missing, and read back what came of it."""
         await self._client.request("load-conn", {clone.name: clone.message})
-        ike_sa = await self._newest(clone.name)
+        return await self._complete(definition, clone, identity, wanted, others)
+
+    async def _complete(
+        self,
+        definition: ConnectionDefinition,
+        loaded: ConnectionDefinition,
+        identity: str,
+        wanted: Sequence[str],
+        others: Sequence[IkeSa],
+    ) -> IkeSa:
+        """Initiate what is missing of a connection that charon has, and read back what came of it."""
+        ike_sa = await self._newest(loaded.name)
         for child in wanted:
             if ike_sa is None or ike_sa.child(child) is None:
-                await self._initiate(clone, child)
-                ike_sa = await self._newest(clone.name)
+                await self._initiate(loaded, child)
+                ike_sa = await self._newest(loaded.name)
         if ike_sa is None:
-            raise FilterError(f"IKE_SA {clone.name} ended as soon as it was established; charon's log tells why")
+            raise FilterError(f"IKE_SA {loaded.name} ended as soon as it was established; charon's log tells why")
         if ike_sa.remote.identity != identity:
             raise FilterError(f"{ike_sa.remote.host} is {ike_sa.remote.identity}, not {identity}: set `id` in `remote`")
         elsewhere = [other for other in others if not _same_pair(other, ike_sa)]
         if found := shortcomings(ike_sa, wanted, definition.children, elsewhere):
-            raise FilterError(f"IKE_SA {clone.name} is not what was asked for: {'; '.join(found)}")
+            raise FilterError(f"IKE_SA {loaded.name} is not what was asked for: {'; '.join(found)}")
         return ike_sa
 
-    async def _initiate(self, clone: ConnectionDefinition, child: str) -> None:
-        message = {"ike": clone.name, "child": child, "timeout": self._milliseconds}
+    async def _initiate(self, loaded: ConnectionDefinition, child: str) -> None:
+        message = {"ike": loaded.name, "child": child, "timeout": self._milliseconds}
         try:
             await self._wait_for_peer("initiate", message, event="control-log")
         except ViciCommandFailedError as error:
             lines = [error.errmsg, *(str(event.get("msg", "")) for event in error.events)]
             raise FilterError(
-                f"CHILD_SA {child} of {clone.name} was not established: {_explain(lines, clone)}"
+                f"CHILD_SA {child} of {loaded.name} was not established: {_explain(lines, loaded)}"
             ) from error
 
     async def _newest(self, name: str) -> IkeSa | None:
@@ -324,17 +338,26 @@ def _of_peer(ike_sas: Sequence[IkeSa], connection: str, identity: str) -> tuple[
     return tuple(sorted(found, key=lambda ike_sa: ike_sa.unique_id))
 
 
+def _may_be_completed(
+    present: Sequence[IkeSa], connection: str, identity: str, local: IPAddress, remote: IPAddress
+) -> bool:
+    """The connection as the administrator has it stands once and for this pair: charon adds children to no other."""
+    of_connection = [ike_sa for ike_sa in present if ike_sa.name == connection]
+    ours = _of_peer(of_connection, connection, identity)
+    return len(of_connection) == len(ours) == 1 and ours[0].connects(local, remote)
+
+
 def _same_pair(one: IkeSa, other: IkeSa) -> bool:
     return (one.local.host, one.remote.host) == (other.local.host, other.remote.host)
 
 
-def _explain(lines: Sequence[str], clone: ConnectionDefinition) -> str:
+def _explain(lines: Sequence[str], loaded: ConnectionDefinition) -> str:
     """The likely cause in the administrator's words, from charon's log of the attempt."""
     for text, meaning in _CAUSES:
         for line in lines:
             if text in line:
                 return f"{line}: {meaning}"
-    local, remote = clone.local_addrs[0], clone.remote_addrs[0]
+    local, remote = (next(iter(addresses), "any address") for addresses in (loaded.local_addrs, loaded.remote_addrs))
     if not any(line.startswith("received packet") for line in lines):
         return (
             f"{lines[0]}; nothing came from {remote}: check that {local} is on an interface, the route from there to "
