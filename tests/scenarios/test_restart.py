@@ -121,8 +121,18 @@ def test_cleanup_removes_what_killed_controllers_left(make_lab: Callable[..., La
         assert all(line.startswith("removed ") for line in done.stdout.splitlines())
         again = host.controller.command("cleanup", "--config", str(host.controller.config_file))
         assert (again.status, again.stdout) == (0, "nothing was left\n")
-        assert "swanroam" not in host.ip("-o link show")
+        assert_nothing_of_ours(host)
+    assert str(lab.mobile.address_in("net-a")) not in lab.mobile.ip("addr show")
     story.assert_nothing_in_clear()
+
+
+def assert_nothing_of_ours(host: Host) -> None:
+    """By the marks by which our objects are known. charon's policies and SAs, also those of the old address, stay."""
+    routing, _, ipsec = host.snapshot().partition("--- policies")
+    assert not [mark for mark in ("swanroam", "5353", "proto 83", "fd53:") if mark in routing], routing
+    assert "action block" not in ipsec
+    assert "proto ipencap" not in ipsec
+    assert "mode transport" in ipsec
 
 
 def test_a_charon_that_comes_back_is_worked_with_again(make_lab: Callable[..., Lab]) -> None:
