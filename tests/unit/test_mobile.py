@@ -568,6 +568,16 @@ def test_failed_filters_are_tried_again_with_growing_pauses():
     assert mobile.applied.carried == {Carried(Pair(A, P), Pair(B, P), control_only=False)}
 
 
+@pytest.mark.parametrize("late", [FiltersEstablished(Pair(B, P)), FiltersFailed(Pair(B, P), "cancelled")])
+def test_filters_of_an_overtaken_move_do_not_delay_those_of_the_next(late):
+    mobile = registered()
+    assert only(found(accepted(mobile, mobile.addresses(B)), EstablishFilters)).pair == Pair(B, P)
+    announcement = only(sent(mobile.addresses(C), AddressChange))
+    mobile.feed(late)
+    mobile.receive(answer(announcement, challenge=CHALLENGE))
+    assert only(found(mobile.receive(answer(announcement)), EstablishFilters)).pair == Pair(C, P)
+
+
 def test_filters_are_not_made_twice_when_charon_is_read_late():
     mobile = registered()
     accepted(mobile, mobile.addresses(B))

@@ -42,16 +42,21 @@ class Filters:
 
     def established(self, pair: Pair, now: float) -> None:
         self.ours.add(pair.local)
-        if self._establishing == pair:
-            self._establishing = None
-        self._due = now + FILTERS_PATIENCE  # charon is read a moment later
-        self._delay = FILTERS_RETRY[0]
+        if self._ended(pair):
+            self._due = now + FILTERS_PATIENCE  # charon is read a moment later
+            self._delay = FILTERS_RETRY[0]
 
     def failed(self, pair: Pair, now: float) -> None:
-        if self._establishing == pair:
-            self._establishing = None
-        self._due = now + self._delay
-        self._delay = min(self._delay * 2, FILTERS_RETRY[1])
+        if self._ended(pair):
+            self._due = now + self._delay
+            self._delay = min(self._delay * 2, FILTERS_RETRY[1])
+
+    def _ended(self, pair: Pair) -> bool:
+        """The attempt that is running has ended. One that a move has overtaken is no reason for a pause."""
+        if self._establishing != pair:
+            return False
+        self._establishing = None
+        return True
 
     def may_begin(self, now: float) -> bool:
         return self._establishing is None and now >= self._due
