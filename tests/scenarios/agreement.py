@@ -137,18 +137,31 @@ def rekey_all(host: Host) -> None:
 
 
 def rekey_child(host: Host, child: dict[str, Any]) -> None:
-    """Rekey one CHILD_SA, as `Charon.sas` gives it."""
+    """Rekey one CHILD_SA, as `Charon.sas` gives it; returns when the old one is gone everywhere.
+
+    Not earlier: charon keeps it for a while, and never ends it when its IKE_SA is rekeyed meanwhile (5.9.8).
+    """
     with host.charon.session() as session:
         session.rekey({"child-id": child["uniqueid"]})
+    old = {child["spi-in"], child["spi-out"]}
 
     def replaced() -> bool:
-        now = [other for sa in host.charon.sas() for other in sa["child-sas"].values()]
-        same = [other for other in now if (other["name"], other["local-ts"]) == (child["name"], child["local-ts"])]
-        return any(other["state"] == "INSTALLED" and other["spi-in"] != child["spi-in"] for other in same) and not any(
-            other["state"] == "INSTALLED" and other["spi-in"] == child["spi-in"] for other in same
+        ends = [host, *host.controller.peers]
+        children = [list(_children(end)) for end in ends]
+        return any(_same(child, other) and other["state"] == "INSTALLED" for other in children[0]) and not any(
+            old & {other.get("spi-in"), other.get("spi-out")} for found in children for other in found
         )
 
     _wait_rekeyed(host, f"CHILD_SA {child['name']} {child['local-ts']}", replaced)
+
+
+def _children(host: Host) -> Iterator[dict[str, Any]]:
+    for sa in host.charon.sas():
+        yield from sa["child-sas"].values()
+
+
+def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return all(one[key] == other.get(key) for key in ("name", "local-ts", "remote-ts"))
 
 
 def rekey_ike(host: Host, sa: dict[str, Any]) -> None:
