@@ -35,12 +35,15 @@ SWITCH_SYSCTL = {
 @dataclass(frozen=True, slots=True)
 class Match:
     """Which packets a drop is about; None leaves a field open. Looks at the outermost header only, except for
-    `spi`: ESP with this SPI, bare or inside one layer of IP-in-IP."""
+    `spi`: ESP with this SPI, bare or inside one layer of IP-in-IP; with `protocol` "esp" or "ipip" one of the two only.
+    """
 
     protocol: Literal["esp", "ipip", "ike", "tcp", "udp"] | None = None
     spi: int | None = None
     source: IPAddress | None = None
     destination: IPAddress | None = None
+    length: int | None = None
+    """Total length of the packet with that SPI, without the carrier's header. IPv4 only."""
 
 
 _NUMBERS = {"esp": (50, 50), "ipip": (4, 41), "tcp": (6, 6), "udp": (17, 17)}  # in IPv4, in IPv6
@@ -98,10 +101,16 @@ def _classifiers(match: Match) -> list[str]:
         shapes = [""]
         if match.spi is not None:
             tunnel = _NUMBERS["ipip"][family is Family.IPV6]
+            if match.length is not None and family is Family.IPV6:
+                continue
             shapes = [
-                f" match u8 50 0xff at {next_header} match u32 {match.spi:#x} 0xffffffff at {header}",
-                f" match u8 {tunnel} 0xff at {next_header} match u8 50 0xff at {header + next_header}"
-                f" match u32 {match.spi:#x} 0xffffffff at {2 * header}",
+                f"{outer} match u8 50 0xff at {inner + next_header} match u32 {match.spi:#x} 0xffffffff at"
+                f" {inner + header}" + (f" match u16 {match.length} 0xffff at {inner + 2}" if match.length else "")
+                for kind, outer, inner in (
+                    ("esp", "", 0),
+                    ("ipip", f" match u8 {tunnel} 0xff at {next_header}", header),
+                )
+                if match.protocol in (None, kind)
             ]
         elif match.protocol == "ike":
             shapes = [

@@ -123,7 +123,8 @@ class Migrate:
     ) -> IkeSa:
         """Moves these CHILD_SAs of the peer's newest IKE_SA, and that IKE_SA, to the pair; returns it as it is then."""
         ike_sa = await self._newest(connection, identity)
-        if data and not any(_protects_carrier(child) for child in ike_sa.children if child.name in data):
+        present = [child for child in ike_sa.children if child.name in data]
+        if present and not any(map(_protects_carrier, present)):
             raise MigrateError(
                 f"no CHILD_SA of IKE_SA {ike_sa.name} protects every protocol between its addresses, so none would "
                 "protect the carrier: use filters: renegotiate"
@@ -164,7 +165,10 @@ class Migrate:
                 await delete_state(self._xfrm, AssociationId(pair.local, child.spi_in))
         await ring_doorbell(self._xfrm, reqid=child.reqid, mode=mode, local=pair.local, remote=pair.remote)
         ike_sa = await self._wait(connection, identity, name, pair)
-        if mode is Mode.TRANSPORT and receiving.daddr != pair.local:
+        if receiving.daddr != pair.local:
+            # In tunnel mode, too: the template of charon's new policy compares the source of the SA only
+            # (__xfrm4_state_addr_cmp, include/net/xfrm.h), and the peer answers by the old control CHILD_SA until it
+            # has moved its own, which may be after yet another move of ours.
             with suppress(XfrmExists):  # an earlier try has put it there
                 await add_state(self._xfrm, _Label.CLONE.put_on(kept, identity))
         elif mode is Mode.TRANSPORT:

@@ -100,9 +100,9 @@ def host_state(
     `peer_proven` is the last address of the peer that was proven, None when that one was released; `holds` tells
     whether we may move and so keep our addresses; `lingering` are pairs of released addresses that still have sockets
     and stay guarded; `associated` are pairs that charon has an IKE_SA for: the peer may carry them already, from an
-    address that it could not announce yet. IP-in-IP from a lingering address is let in, because it may be the peer that
-    has come back there. A pair whose remote address is announced and was in the binding before is
-    native: that address was proven when it was current.
+    address that it could not announce yet. IP-in-IP from a lingering or deprecated address is let in, because it may be
+    the peer that has come back there; what is clear inside comes from its current address only. A pair whose remote
+    address is announced and was in the binding before is native: that address was proven when it was current.
     """
     pairs = frozenset(Pair(local, remote) for local, remote in product(own.addresses, peer.addresses))
     announced = Pair(own.current, peer.current)
@@ -119,14 +119,14 @@ def host_state(
     crossed = crossing if peer_proven == peer.current else Crossing.NONE
     inner = frozenset(entry.inner for entry in carried) if crossed is not Crossing.NONE else frozenset()
     lingering = frozenset(lingering)
-    may_return = lingering if crossed is not Crossing.DONE else frozenset()
+    left = pairs - {announced} if crossed is Crossing.DONE else frozenset()
     return HostState(
         held=frozenset(own.addresses) if holds else frozenset(),
         carried=frozenset(carried),
         admitted=pairs | associated,
         guarded=pairs | lingering,
         bypassed=pairs if busy and crossed is not Crossing.DONE else frozenset(),
-        bypassed_in=may_return,
+        bypassed_in=lingering | left,
         cleared=inner if crossed is Crossing.DONE else frozenset(),
         accepted=inner,
     )

@@ -204,7 +204,7 @@ class PeerMachine:
             lingering=correspondent.lingering,
             migrated=None if self.crossing is Crossing.NONE else self.pair,
             crossing=self.crossing,
-            led=self.leader.pair is not None,
+            led=self.pair is not None and self.leader.crossing(self.pair) is not Crossing.NONE,
         ).to_json()
 
     def restore(self, stored: dict[str, Any], now: float) -> None:
@@ -301,8 +301,9 @@ class PeerMachine:
         return [*actions, *self.leader.transmit(self.mobile.sequence, handover, now)]
 
     def _can_migrate(self, pair: Pair) -> bool:
-        """There are filters to be moved. Where none are left, only IKE can make new ones."""
-        return bool(self.associations) and not (self.leader.pair == pair and self.leader.finished)
+        """There are filters to be moved, and a peer that answers. Otherwise only IKE can help, with new ones."""
+        finished = self.leader.pair == pair and self.leader.finished
+        return bool(self.associations) and self.mobile.settled and not finished
 
     def _requested(self, message: FiltersRequest) -> list[Action]:
         half, pair = self.correspondent, self.pair

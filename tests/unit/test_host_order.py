@@ -1,0 +1,233 @@
+"""In which order the kernel is changed: a carrier's bypass and clear packets inside it never at the same time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from ipaddress import IPv6Network, ip_address
+from pathlib import Path
+from socket import AddressFamily
+from unittest import mock
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from swanroam.daemon import host as host_module
+from swanroam.daemon.controller import HostError
+from swanroam.daemon.host import LocalHost
+from swanroam.daemon.translation import ANY_TRAFFIC, KernelState, ProtectedTraffic, kernel_state
+from swanroam.ike.vici import ViciClient
+from swanroam.kernel.carrier import Changes
+from swanroam.kernel.xfrm import policies as policies_module
+from swanroam.kernel.xfrm.constants import IPPROTO_IPIP, IPPROTO_IPV6, Action, Direction
+from swanroam.kernel.xfrm.errors import XfrmError, error_for
+from swanroam.kernel.xfrm.guards import BYPASS_PRIORITY, CARRIED_PRIORITY, ELSEWHERE_PRIORITY
+from swanroam.kernel.xfrm.policies import PolicyChanges
+from swanroam.kernel.xfrm.policy import Policy, PolicyKey
+from swanroam.protocol.binding import Binding
+from swanroam.protocol.host_state import Crossing, HostState, host_state
+from swanroam.protocol.messages import IPAddress
+from unit.fake_host import configuration
+
+PREFIX = IPv6Network("fd53:7761:6e72::/48")
+CLEAR_MARK = 0x5355
+CARRIER, OTHERS = 9, (1, 2, 3)
+"""Indexes of the carrier's device and of the others."""
+DATABASE = frozenset({ProtectedTraffic(6, remote_port=5432)})
+
+
+class Kernel:
+    """Policies, changed one by one in the order of `apply_owned`; every state between is kept, and judged."""
+
+    def __init__(self) -> None:
+        self.present: dict[PolicyKey, Policy] = {}
+        self.steps: list[frozenset[Policy]] = []
+        self.admitting: list[frozenset[Policy]] = []
+        """What policies there were when the ingress of the carrier was changed."""
+        self.fails_after: int | None = None
+
+    async def find(self, xfrm: object) -> set[Policy]:
+        return set(self.present.values())
+
+    async def apply(self, xfrm: object, wanted: Collection[Policy]) -> PolicyChanges:
+        by_key = policies_module._by_key(wanted)
+        changed = [policy for key, policy in by_key.items() if self.present.get(key) != policy]
+        surplus = [policy for key, policy in self.present.items() if key not in by_key]
+        for policy in sorted(changed, key=policies_module._blocks_first):
+            self._step()
+            self.present[policy.key] = policy
+            self._look()
+        for policy in sorted(surplus, key=policies_module._blocks_first, reverse=True):
+            self._step()
+            del self.present[policy.key]
+            self._look()
+        return PolicyChanges(frozenset(changed), frozenset(), frozenset(surplus))
+
+    def _step(self) -> None:
+        if self.fails_after is not None:
+            self.fails_after -= 1
+            if self.fails_after < 0:
+                raise error_for(12, "set policy", "the test")
+
+    def _look(self) -> None:
+        self.steps.append(frozenset(self.present.values()))
+        judge(self.present.values())
+
+
+class Plane:
+    """The carrier, which is of no interest here but for when it is changed."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+
+    async def apply(self, *wanted: object) -> Changes:
+        self._kernel.admitting.append(frozenset(self._kernel.present.values()))
+        return Changes()
+
+    def device_index(self, family: AddressFamily) -> int:
+        return CARRIER
+
+
+def is_bypass(policy: Policy) -> bool:
+    return policy.priority == BYPASS_PRIORITY and policy.selector.proto in (IPPROTO_IPIP, IPPROTO_IPV6)
+
+
+def is_clear(policy: Policy) -> bool:
+    return policy.priority == CARRIED_PRIORITY
+
+
+def judge(policies: Collection[Policy]) -> None:
+    """What must be true at every step."""
+    clear = [policy for policy in policies if is_clear(policy)]
+    bypasses = [policy.direction for policy in policies if is_bypass(policy)]
+    assert not clear or Direction.OUT not in bypasses, "clear packets in a carrier that need not be ESP"
+    blocks = [policy for policy in policies if policy.action is Action.BLOCK]
+    elsewhere = {
+        (policy.selector.saddr, policy.selector.daddr, policy.selector.ifindex)
+        for policy in blocks
+        if policy.priority == ELSEWHERE_PRIORITY
+    }
+    for policy in clear:
+        selector = policy.selector
+        # It has the key that a bypass for the same carrier would have: there can't be both.
+        assert any(
+            block.direction is policy.direction and block.selector.proto in (IPPROTO_IPIP, IPPROTO_IPV6)
+            for block in blocks
+        ), "the carrier is not guarded"
+        if policy.direction is Direction.OUT and selector.saddr.version == 6:
+            assert {(selector.saddr, selector.daddr, index) for index in OTHERS} <= elsewhere, "leaves by other devices"
+
+
+def local_host(kernel: Kernel, directory: Path) -> LocalHost:
+    made = LocalHost(configuration(directory), ViciClient(directory / "vici"), [])
+    made._xfrm = mock.sentinel.xfrm
+    made._plane = Plane(kernel)  # type: ignore[assignment]
+    return made
+
+
+def apply_all(kernel: Kernel, states: Sequence[KernelState], directory: Path) -> None:
+    """Every state in turn; a failure is followed by the next one, as after a restart."""
+
+    async def run() -> None:
+        host = local_host(kernel, directory)
+        for state in states:
+            with suppress(HostError):
+                await host.apply(state)
+
+    with (
+        mock.patch.object(host_module, "find_owned", kernel.find),
+        mock.patch.object(host_module, "apply_owned", kernel.apply),
+        mock.patch.object(host_module, "if_nameindex", return_value=[(index, "") for index in (CARRIER, *OTHERS)]),
+    ):
+        asyncio.run(run())
+
+
+def addresses(version: int) -> tuple[IPAddress, ...]:
+    """Three of this host and one of the peer."""
+    prefix = "192.0.2." if version == 4 else "2001:db8::"
+    return tuple(ip_address(f"{prefix}{number}") for number in (1, 2, 3, 9))
+
+
+def translated(state: HostState, traffic: frozenset[ProtectedTraffic] = ANY_TRAFFIC) -> KernelState:
+    return kernel_state([(state, traffic)], PREFIX, CLEAR_MARK)
+
+
+def handover(version: int, traffic: frozenset[ProtectedTraffic]) -> list[KernelState]:
+    """The states of a host that moves, from the first to the last."""
+    a, b, _, peer = addresses(version)
+    there = Binding(b, (a,))
+    states = [host_state(Binding(a), Binding(peer), peer_proven=peer, holds=True)]
+    states += [host_state(there, Binding(peer), peer_proven=peer, holds=True, crossing=step) for step in Crossing]
+    states.append(host_state(Binding(b), Binding(peer), peer_proven=peer, holds=True, crossing=Crossing.DONE))
+    return [translated(state, traffic) for state in states]
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("traffic", [ANY_TRAFFIC, DATABASE], ids=["any", "tcp-5432"])
+def test_a_whole_handover_and_back_again(version: int, traffic: frozenset[ProtectedTraffic], tmp_path: Path) -> None:
+    kernel = Kernel()
+    states = handover(version, traffic)
+    apply_all(kernel, [*states, *reversed(states)], tmp_path)
+    assert any(any(map(is_clear, step)) for step in kernel.steps)
+    assert any(any(map(is_bypass, step)) for step in kernel.steps)
+
+
+def test_clear_packets_are_stopped_before_the_carrier_is_changed_and_let_in_afterwards(tmp_path: Path) -> None:
+    kernel = Kernel()
+    states = handover(4, ANY_TRAFFIC)
+    a_move_on = translated(
+        host_state(
+            Binding(addresses(4)[2], addresses(4)[1::-1]), Binding(addresses(4)[3]), peer_proven=None, holds=True
+        )
+    )
+    apply_all(kernel, [*states[:4], a_move_on], tmp_path)
+    assert not any(any(map(is_clear, policies)) for policies in kernel.admitting)
+    assert any(any(map(is_clear, step)) for step in kernel.steps)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_what_is_as_wanted_is_left_alone(version: int, tmp_path: Path) -> None:
+    kernel = Kernel()
+    for state in handover(version, ANY_TRAFFIC):
+        apply_all(kernel, [state], tmp_path)
+        kernel.steps.clear()
+        apply_all(kernel, [state], tmp_path)
+        assert not kernel.steps
+
+
+def bindings(*candidates: IPAddress) -> st.SearchStrategy[Binding]:
+    return st.permutations(candidates).flatmap(
+        lambda order: st.integers(1, len(order)).map(lambda length: Binding(order[0], tuple(order[1:length])))
+    )
+
+
+@st.composite
+def states(draw: st.DrawFn) -> KernelState:
+    """Any state of any constellation of one peer."""
+    *own, peer = addresses(draw(st.sampled_from((4, 6))))
+    wanted = host_state(
+        draw(bindings(*own)),
+        Binding(peer),
+        peer_proven=draw(st.sampled_from((peer, None))),
+        holds=draw(st.booleans()),
+        crossing=draw(st.sampled_from(Crossing)),
+    )
+    return translated(wanted, draw(st.sampled_from((ANY_TRAFFIC, DATABASE))))
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(states(), min_size=1, max_size=4), st.none() | st.integers(0, 40), states())
+def test_from_any_state_to_any_other_and_after_a_failure_at_any_step(
+    tmp_path: Path, sequence: list[KernelState], fails_after: int | None, last: KernelState
+) -> None:
+    kernel = Kernel()
+    kernel.fails_after = fails_after
+    with suppress(XfrmError):
+        apply_all(kernel, sequence, tmp_path)
+    kernel.fails_after = None
+    apply_all(kernel, [last], tmp_path)
+    wanted = {policy.key for policy in last.policies}
+    assert wanted <= set(kernel.present)
+    assert sum(map(is_clear, kernel.present.values())) == 2 * len(last.cleared)
