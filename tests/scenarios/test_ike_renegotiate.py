@@ -53,6 +53,7 @@ def test_new_associations_live_beside_the_old_ones_and_outlive_them(in_both: Lab
         assert parties.all_ping(parties.old, parties.new)
         assert (await parties.establish()).unique_id == new.unique_id
 
+        assert await parties.method.supersede(new, lambda: False) == ()
         ended = await parties.method.supersede(new)
         assert [(child.name, child.unique_id) for child in ended] == [("swanroam", old.children[-1].unique_id)]
         assert await parties.method.supersede(new) == ()

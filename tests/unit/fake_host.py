@@ -83,7 +83,9 @@ class FakeHost:
     def forget(self) -> None:
         self.log.append("forget")
 
-    async def establish(self, peer: PeerSettings, action: EstablishFilters, children: Collection[str]) -> Event:
+    async def establish(
+        self, peer: PeerSettings, action: EstablishFilters, children: Collection[str], wanted: Callable[[], bool]
+    ) -> Event:
         self.log.append(f"establish {action.pair}")
         return FiltersEstablished(action.pair)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -260,7 +260,9 @@ def test_a_state_directory_that_cannot_be_written_stops_the_start_before_anythin
 
 def test_filters_that_fail_are_trouble_until_they_stand(tmp_path: Path) -> None:
     class Refusing(FakeHost):
-        async def establish(self, peer: PeerSettings, action: EstablishFilters, children: Collection[str]) -> Event:
+        async def establish(
+            self, peer: PeerSettings, action: EstablishFilters, children: Collection[str], wanted: Callable[[], bool]
+        ) -> Event:
             self.log.append(f"establish {action.pair}")
             return FiltersFailed(action.pair, "NO_PROPOSAL_CHOSEN")
 

@@ -79,8 +79,10 @@ class Host(Protocol):
     def forget(self) -> None:
         """Somebody may have changed the kernel: the next `apply` has to look."""
 
-    async def establish(self, peer: PeerSettings, action: EstablishFilters, children: Collection[str]) -> Event:
-        """Puts filters in place; the event tells how it went."""
+    async def establish(
+        self, peer: PeerSettings, action: EstablishFilters, children: Collection[str], wanted: Callable[[], bool]
+    ) -> Event:
+        """Puts filters in place; the event tells how it went. Once `wanted` is false, those of other pairs stay."""
 
     async def migrate(self, peer: PeerSettings, action: MigrateFilters, children: Collection[str]) -> Event:
         """Moves existing filters to a pair; the event tells how it went."""
@@ -246,7 +248,10 @@ class Controller:
                 peer.log.debug("message_sent", message=type(message).__name__, sequence=message.sequence)
                 self._send(peer.settings.control_address, message)
             case EstablishFilters():
-                self._start(peer, self._host.establish(peer.settings, action, peer.children))
+                work = self._host.establish(
+                    peer.settings, action, peer.children, lambda: peer.machine.pair == action.pair
+                )
+                self._start(peer, work)
             case MigrateFilters():
                 self._start(peer, self._host.migrate(peer.settings, action, peer.children))
             case ReleaseFilters():

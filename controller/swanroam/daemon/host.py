@@ -205,8 +205,10 @@ class LocalHost:
 
     # --- charon ---------------------------------------------------------------------------------------------------
 
-    async def establish(self, peer: PeerSettings, action: EstablishFilters, children: Collection[str]) -> Event:
-        """Puts filters for a pair in place; the event tells how it went."""
+    async def establish(
+        self, peer: PeerSettings, action: EstablishFilters, children: Collection[str], wanted: Callable[[], bool]
+    ) -> Event:
+        """Puts filters for a pair in place; the event tells how it went. Once not `wanted`, those of others stay."""
         pair = action.pair
         try:
             ike_sa = await self._filters.establish(peer.connection, peer.identity, pair.local, pair.remote, children)
@@ -216,15 +218,15 @@ class LocalHost:
             self._definitions.forget()  # the administrator may be mending them
             return FiltersFailed(pair, str(error))
         else:
-            await self._supersede(peer, ike_sa)
+            await self._supersede(peer, ike_sa, wanted)
         finally:
             self._definitions.refresh()
         return FiltersEstablished(pair)
 
-    async def _supersede(self, peer: PeerSettings, ike_sa: IkeSa) -> None:
+    async def _supersede(self, peer: PeerSettings, ike_sa: IkeSa, wanted: Callable[[], bool]) -> None:
         """Ends what would fight with the new filters over one policy. On a dead old path it ends with its IKE_SA."""
         try:
-            await self._filters.supersede(ike_sa)
+            await self._filters.supersede(ike_sa, wanted)
         except IkeError as error:
             log.warning("old_control_child_not_ended", peer=peer.name, error=str(error))
 

@@ -18,7 +18,7 @@ old IKE_SA and its CHILD_SAs stay as they are until `release`. Seen on charon 5.
 
 import asyncio
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from weakref import WeakValueDictionary
 
@@ -84,7 +84,7 @@ class Renegotiate:
         self._definitions = definitions
         self._time_limit = time_limit
         self._turns = asyncio.Semaphore(NEGOTIATIONS)
-        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._locks: WeakValueDictionary[tuple[object, ...], asyncio.Lock] = WeakValueDictionary()
         self._released: deque[int] = deque(maxlen=REMEMBERED)
 
     async def find(self, connection: str, identity: str) -> tuple[IkeSa, ...]:
@@ -111,7 +111,7 @@ class Renegotiate:
             said = ", ".join(definition.remote_ids)
             raise FilterError(f"connection {connection} is for {said}, not for {identity}: correct the peer's entry")
         name = clone_name(connection, local, remote)
-        async with self._locks.setdefault(name, asyncio.Lock()):
+        async with self._lock_of(connection, local, remote):
             before = await self._list()
             ours = _of_peer(before, connection, identity)
             wanted = [child for child in definition.children if child in children]
@@ -143,24 +143,27 @@ class Renegotiate:
             await self._check_survivors(connection, identity, ours, ike_sa)
             return ike_sa
 
-    async def supersede(self, ike_sa: IkeSa) -> tuple[ChildSa, ...]:
+    async def supersede(self, ike_sa: IkeSa, wanted: Callable[[], bool] = lambda: True) -> tuple[ChildSa, ...]:
         """End CHILD_SAs of other address pairs that share selectors, and so the kernel's policies, with `ike_sa`'s.
 
         These are the tunnel-mode children between fixed addresses; transport-mode children differ by their
-        addresses and stay. For an address pair that both hosts take for current. Returns what was ended.
+        addresses and stay. For an address pair that both hosts take for current: nothing more is ended once `wanted`
+        is false, or the next pair would lose what it has just been given. Returns what was ended.
         """
-        others = [
-            other
-            for other in await self.find(original_name(ike_sa.name), ike_sa.remote.identity)
-            if (other.local.host, other.remote.host) != (ike_sa.local.host, ike_sa.remote.host)
-        ]
+        connection = original_name(ike_sa.name)
         usable = [child for child in ike_sa.children if child.is_usable]
-        ended = []
-        for other in others:
+        ended: list[ChildSa] = []
+        for other in await self.find(connection, ike_sa.remote.identity):
+            if _same_pair(other, ike_sa):
+                continue
             for child in other.children:
-                if child.is_usable and any(child.same_selectors(newer) for newer in usable):
+                if not child.is_usable or not any(child.same_selectors(newer) for newer in usable):
+                    continue
+                async with self._lock_of(connection, other.local.host, other.remote.host):
+                    if not wanted():
+                        return tuple(ended)
                     await self._end_child(other, child)
-                    ended.append(child)
+                ended.append(child)
         return tuple(ended)
 
     async def release(self, ike_unique_id: int) -> None:
@@ -189,7 +192,7 @@ class Renegotiate:
         The administrator's own connection is never touched.
         """
         name = clone_name(connection, local, remote)
-        async with self._locks.setdefault(name, asyncio.Lock()):
+        async with self._lock_of(connection, local, remote):
             if any(ike_sa.name == name for ike_sa in await self._list()):
                 return False
             await self._unload(name)
@@ -212,6 +215,10 @@ class Renegotiate:
                 "charon's log tells why"
             )
         return expected_states(present[-1])
+
+    def _lock_of(self, connection: str, local: IPAddress | None, remote: IPAddress | None) -> asyncio.Lock:
+        """What is done for one address pair is done one at a time."""
+        return self._locks.setdefault((connection, local, remote), asyncio.Lock())
 
     async def _list(self) -> tuple[IkeSa, ...]:
         # Without noblock: what is not in the list must really not be there.
