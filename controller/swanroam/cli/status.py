@@ -51,7 +51,7 @@ def seconds(value: float) -> str:
 
 
 def _headline(document: dict[str, Any]) -> str:
-    running = sum(peer["handover"] is not None for peer in document["peers"])
+    running = sum((peer["handover"] or peer["peer_handover"]) is not None for peer in document["peers"])
     moves = "no handover running" if not running else f"{running} handover{'s' if running > 1 else ''} running"
     peers = f"{len(document['peers'])} peer{'s' if len(document['peers']) != 1 else ''}"
     fine = "all is fine" if not document["problems"] else "attention needed"
