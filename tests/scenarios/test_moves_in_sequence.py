@@ -68,22 +68,27 @@ def addresses(host: Host, *networks: str) -> list[str]:
     return sorted(str(host.address_in(network, family)) for network in networks for family in Family)
 
 
-def test_rekeys_while_both_addresses_are_in_use_and_back_within_grace(lab: Lab) -> None:
-    """Old and new IKE_SA live side by side, data runs through the carrier. Everything is rekeyed from both sides;
-    then the host goes back to where it was before anything is released."""
-    story = start(lab, grace="20s")
+def test_back_within_grace_and_rekeys_while_both_addresses_are_in_use(lab: Lab) -> None:
+    """To the second network, back before anything is released, and there again. Then old and new IKE_SA live side by
+    side, data runs through the carrier, and everything is rekeyed from both sides."""
+    story = start(lab, grace="8s")
+    mobile = lab.mobile
     mix = story.traffic(udp_rate=100)
 
-    lab.mobile.move_to("net-b", soft=True)
+    mobile.move_to("net-b", soft=True)
     story.wait_arrived()
+    mobile.move_to("net-a")
+    back = story.wait_arrived()
+    mix.wait_passing()
+    assert not mobile.log_events("handover_step_finished", step="grace")
+    mobile.move_to("net-b")
+    story.wait_arrived()
+    assert mobile.controller.wait_event("handover_finished", handover=back["handover"])["result"] == "overtaken"
+
     for host in lab.hosts:
         rekey_all(host)
         mix.wait_passing()
-
-    lab.mobile.move_to("net-a")
-    story.wait_arrived()
-    mix.wait_passing()
-    assert not lab.mobile.log_events("address_released")
+    assert not mobile.log_events("address_released")
 
     mix.stop()
     story.finish()
