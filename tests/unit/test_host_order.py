@@ -1,9 +1,13 @@
-"""In which order the kernel is changed: a carrier's bypass and clear packets inside it never at the same time."""
+"""In which order things are done.
+
+In the kernel, where a carrier's bypass and clear packets inside it are never there at the same time, not even between
+two steps; and by charon, which is told to move to one address pair at a time.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from ipaddress import IPv6Network, ip_address
 from pathlib import Path
@@ -18,6 +22,7 @@ from swanroam.daemon import host as host_module
 from swanroam.daemon.controller import HostError
 from swanroam.daemon.host import LocalHost
 from swanroam.daemon.translation import ANY_TRAFFIC, KernelState, ProtectedTraffic, kernel_state
+from swanroam.ike.migrate import AddressPair, OvertakenError
 from swanroam.ike.vici import ViciClient
 from swanroam.kernel.carrier import Changes
 from swanroam.kernel.xfrm import policies as policies_module
@@ -27,10 +32,12 @@ from swanroam.kernel.xfrm.guards import BYPASS_PRIORITY, CARRIED_PRIORITY, ELSEW
 from swanroam.kernel.xfrm.policies import PolicyChanges
 from swanroam.kernel.xfrm.policy import Policy, PolicyKey
 from swanroam.protocol.binding import Binding
-from swanroam.protocol.host_state import Crossing, HostState, host_state
+from swanroam.protocol.events import FiltersEstablished, MigrateFilters
+from swanroam.protocol.host_state import Crossing, HostState, Pair, host_state
 from swanroam.protocol.messages import IPAddress
 from unit.fake_host import configuration
 
+Wanted = Callable[[], bool]
 PREFIX = IPv6Network("fd53:7761:6e72::/48")
 CLEAR_MARK = 0x5355
 CARRIER, OTHERS = 9, (1, 2, 3)
@@ -231,3 +238,35 @@ def test_from_any_state_to_any_other_and_after_a_failure_at_any_step(
     wanted = {policy.key for policy in last.policies}
     assert wanted <= set(kernel.present)
     assert sum(map(is_clear, kernel.present.values())) == 2 * len(last.cleared)
+
+
+class Migration:
+    """Moves one CHILD_SA at each turn of the event loop."""
+
+    def __init__(self) -> None:
+        self.moved: list[tuple[str, str]] = []
+
+    async def move(
+        self, connection: str, identity: str, pair: AddressPair, *, data: object, control: object, wanted: Wanted
+    ) -> None:
+        for child in (*data, *control):  # type: ignore[misc]
+            if not wanted():
+                raise OvertakenError("the addresses are others by now")
+            await asyncio.sleep(0)
+            self.moved.append((child, str(pair.local)))
+
+
+def test_a_migration_that_is_overtaken_ends_before_the_next_begins_and_is_not_reported(tmp_path: Path) -> None:
+    a, b, _, peer = addresses(4)
+    migration = Migration()
+
+    async def run() -> list[object]:
+        host = local_host(Kernel(), tmp_path)
+        host._migration = migration  # type: ignore[assignment]
+        (settings_of_peer,) = configuration(tmp_path).peers
+        orders = [MigrateFilters(Pair(own, peer), data=True, control=True) for own in (a, b)]
+        return await asyncio.gather(*(host.migrate(settings_of_peer, order, ["data", "swanroam"]) for order in orders))
+
+    assert asyncio.run(run()) == [None, FiltersEstablished(Pair(b, peer))]
+    assert migration.moved[-2:] == [("data", str(b)), ("swanroam", str(b))]
+    assert ("swanroam", str(a)) not in migration.moved

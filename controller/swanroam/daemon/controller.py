@@ -84,8 +84,8 @@ class Host(Protocol):
     ) -> Event:
         """Puts filters in place; the event tells how it went. Once `wanted` is false, those of other pairs stay."""
 
-    async def migrate(self, peer: PeerSettings, action: MigrateFilters, children: Collection[str]) -> Event:
-        """Moves existing filters to a pair; the event tells how it went."""
+    async def migrate(self, peer: PeerSettings, action: MigrateFilters, children: Collection[str]) -> Event | None:
+        """Moves existing filters to a pair; the event tells how it went. None: overtaken by another call."""
 
     async def release(self, peer: PeerSettings, action: ReleaseFilters, current: Pair | None) -> Event | None:
         """Terminates the IKE_SAs of an address; `current` is the pair that stays. None when some are left."""

@@ -7,6 +7,7 @@ addresses, routes and filters, and only then removes policies that are no longer
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Collection, Iterable
 from contextlib import AsyncExitStack
 from itertools import chain
@@ -22,7 +23,7 @@ from swanroam.daemon.definitions import CachedDefinitions
 from swanroam.daemon.translation import KernelState, carrier_settings
 from swanroam.ike.associations import IkeSa
 from swanroam.ike.messages import IkeError
-from swanroam.ike.migrate import AddressPair, Migrate, MigrateError, clear_clones
+from swanroam.ike.migrate import AddressPair, Migrate, MigrateError, OvertakenError, clear_clones
 from swanroam.ike.renegotiate import PeerReplacedError, Renegotiate
 from swanroam.ike.vici import ViciClient
 from swanroam.kernel.carrier import CarrierPlane
@@ -52,6 +53,14 @@ from swanroam.protocol.messages import IPAddress
 log = structlog.get_logger("swanroam")
 
 
+class _Orders:
+    """The calls of `migrate` for one peer: one works at a time, and the latest counts."""
+
+    def __init__(self) -> None:
+        self.turn = asyncio.Lock()
+        self.latest: MigrateFilters | None = None
+
+
 class LocalHost:
     """Use as `async with LocalHost(...)`. Changes of the kernel come one at a time; charon's work goes side by side."""
 
@@ -64,6 +73,7 @@ class LocalHost:
         self._stack = AsyncExitStack()
         self._inherited = True
         self._releasing: set[tuple[str, IPAddress]] = set()
+        self._migrating: dict[str, _Orders] = {}
         self.charon_changed: Callable[[], None] = lambda: None
         """Called after charon was made to change something of which it raises no event."""
         self._xfrm: XfrmSocket
@@ -230,18 +240,35 @@ class LocalHost:
         except IkeError as error:
             log.warning("old_control_child_not_ended", peer=peer.name, error=str(error))
 
-    async def migrate(self, peer: PeerSettings, action: MigrateFilters, children: Collection[str]) -> Event:
-        """Moves existing filters to a pair; the event tells how it went."""
+    async def migrate(self, peer: PeerSettings, action: MigrateFilters, children: Collection[str]) -> Event | None:
+        """Moves existing filters to a pair; the event tells how it went.
+
+        None when another call for the peer came meanwhile: two at a time would pull charon hither and thither.
+        """
         control = self._config.control.child
-        data = sorted(set(children) - {control}) if action.data else []
         pair = AddressPair(action.pair.local, action.pair.remote)
+        orders = self._migrating.setdefault(peer.identity, _Orders())
+        orders.latest = action
         try:
-            await self._migration.move(peer.connection, peer.identity, pair, data, [control] if action.control else [])
+            async with orders.turn:
+                if pair.local.version == 6:
+                    await _require_source(pair)
+                await self._migration.move(
+                    peer.connection,
+                    peer.identity,
+                    pair,
+                    data=sorted(set(children) - {control}) if action.data else [],
+                    control=[control] if action.control else [],
+                    wanted=lambda: orders.latest is action,
+                )
+        except OvertakenError as error:
+            log.debug("migration_overtaken", peer=peer.name, detail=str(error))
+            return None
         except (IkeError, XfrmError, RouteSocketError) as error:
-            return FiltersFailed(action.pair, str(error))
+            return FiltersFailed(action.pair, str(error)) if orders.latest is action else None
         finally:
             self.charon_changed()
-        return FiltersEstablished(action.pair)
+        return FiltersEstablished(action.pair) if orders.latest is action else None
 
     async def release(self, peer: PeerSettings, action: ReleaseFilters, current: Pair | None) -> Event | None:
         """Ends every IKE_SA with the peer that has the address, and what was kept for it.

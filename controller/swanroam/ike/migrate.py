@@ -19,7 +19,7 @@ clear afterwards.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -96,6 +96,10 @@ def _protects_carrier(child: ChildSa) -> bool:
     )
 
 
+class OvertakenError(MigrateError):
+    """The filters were to go elsewhere meanwhile."""
+
+
 @dataclass(frozen=True, slots=True)
 class AddressPair:
     """The two ends of an IKE_SA, as seen from this host."""
@@ -119,9 +123,20 @@ class Migrate:
         self._time_limit = time_limit
 
     async def move(
-        self, connection: str, identity: str, pair: AddressPair, data: Collection[str], control: Collection[str] = ()
+        self,
+        connection: str,
+        identity: str,
+        pair: AddressPair,
+        *,
+        data: Collection[str],
+        control: Collection[str],
+        wanted: Callable[[], bool],
     ) -> IkeSa:
-        """Moves these CHILD_SAs of the peer's newest IKE_SA, and that IKE_SA, to the pair; returns it as it is then."""
+        """Moves these CHILD_SAs of the peer's newest IKE_SA, and that IKE_SA, to the pair; returns it as it is then.
+
+        `wanted` is asked before each CHILD_SA. Once begun, each is moved to the end, with what is kept of it. Raises
+        OvertakenError when it says no.
+        """
         ike_sa = await self._newest(connection, identity)
         present = [child for child in ike_sa.children if child.name in data]
         if present and not any(map(_protects_carrier, present)):
@@ -130,6 +145,8 @@ class Migrate:
                 "protect the carrier: use filters: renegotiate"
             )
         for name in (*data, *control):
+            if not wanted():
+                raise OvertakenError(f"not moved to {pair}: the addresses are others by now")
             ike_sa = await self._move_child(connection, identity, name, pair)
         return ike_sa
 
