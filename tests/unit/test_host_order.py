@@ -24,7 +24,7 @@ from swanroam.daemon.host import LocalHost
 from swanroam.daemon.translation import ANY_TRAFFIC, KernelState, ProtectedTraffic, kernel_state
 from swanroam.ike.migrate import AddressPair, OvertakenError
 from swanroam.ike.vici import ViciClient
-from swanroam.kernel.carrier import Changes
+from swanroam.kernel.carrier import Admitted, Changes, FoundCarriers
 from swanroam.kernel.xfrm import policies as policies_module
 from swanroam.kernel.xfrm.constants import IPPROTO_IPIP, IPPROTO_IPV6, Action, Direction
 from swanroam.kernel.xfrm.errors import XfrmError, error_for
@@ -53,6 +53,7 @@ class Kernel:
         self.steps: list[frozenset[Policy]] = []
         self.admitting: list[frozenset[Policy]] = []
         """What policies there were when the ingress of the carrier was changed."""
+        self.admitted: frozenset[Admitted] = frozenset()
         self.fails_after: int | None = None
 
     async def find(self, xfrm: object) -> set[Policy]:
@@ -89,9 +90,13 @@ class Plane:
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
 
-    async def apply(self, *wanted: object) -> Changes:
+    async def apply(self, held: object, carriers: object, admitted: Collection[Admitted]) -> Changes:
         self._kernel.admitting.append(frozenset(self._kernel.present.values()))
+        self._kernel.admitted = frozenset(admitted)
         return Changes()
+
+    async def find(self) -> FoundCarriers:
+        return FoundCarriers(frozenset(), frozenset(), frozenset(), self._kernel.admitted)
 
     def device_index(self, family: AddressFamily) -> int:
         return CARRIER

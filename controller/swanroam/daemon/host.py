@@ -26,7 +26,7 @@ from swanroam.ike.messages import IkeError
 from swanroam.ike.migrate import AddressPair, Migrate, MigrateError, OvertakenError, clear_clones
 from swanroam.ike.renegotiate import PeerReplacedError, Renegotiate
 from swanroam.ike.vici import ViciClient
-from swanroam.kernel.carrier import CarrierPlane
+from swanroam.kernel.carrier import Admitted, CarrierPlane
 from swanroam.kernel.inner import InnerPlane
 from swanroam.kernel.rtnetlink import RouteSocket, RouteSocketError, family_of
 from swanroam.kernel.sockets import SocketDiagError, sockets_on
@@ -73,6 +73,8 @@ class LocalHost:
         self._stack = AsyncExitStack()
         self._inherited = True
         self._releasing: set[tuple[str, IPAddress]] = set()
+        self._clear: frozenset[Admitted] | None = None
+        """What may come out of the carrier in clear, as last applied; None: only the kernel knows."""
         self._migrating: dict[str, _Orders] = {}
         self.charon_changed: Callable[[], None] = lambda: None
         """Called after charon was made to change something of which it raises no event."""
@@ -126,9 +128,13 @@ class LocalHost:
     async def apply(self, wanted: KernelState) -> bool:
         """Makes the kernel as wanted; tells whether anything changed. Raises HostError."""
         try:
-            guarded = await self._guard(wanted)
+            clear = _clear(wanted.admitted)
+            before = _clear((await self._plane.find()).admitted) if self._clear is None else self._clear
+            same_carrier, self._clear = clear == before, None
+            guarded = await self._guard(wanted, same_carrier=same_carrier)
             changes = await self._plane.apply(wanted.held, wanted.carriers, wanted.admitted)
             settled = await self._settle(wanted)
+            self._clear = clear
         except (XfrmError, RouteSocketError) as error:
             raise HostError(str(error)) from error
         for text in changes.added:
@@ -137,10 +143,15 @@ class LocalHost:
             log.debug("kernel_object_removed", what=text)
         return guarded or bool(changes) or settled
 
-    async def _guard(self, wanted: KernelState) -> bool:
-        """What may no longer pass in clear inside the carrier goes first; then everything else that is wanted comes."""
+    async def _guard(self, wanted: KernelState, *, same_carrier: bool) -> bool:
+        """What may no longer pass in clear inside the carrier goes first; then everything else that is wanted comes.
+
+        Unless the carrier is the same as before, nothing may: it would be inside other outer packets now.
+        """
         found = await find_owned(self._xfrm)
-        stale = {policy for policy in found if _is_carried(policy)} - self._carried(wanted)
+        stale = {policy for policy in found if _is_carried(policy)}
+        if same_carrier:
+            stale -= self._carried(wanted)
         blocks = {policy for policy in wanted.policies if policy.action is Action.BLOCK}
         uncarried = self._uncarried(wanted)
         changed = bool(stale) and await self._set(_effective(found - stale, blocks), found)
@@ -327,6 +338,10 @@ async def _require_source(pair: AddressPair) -> None:
             f"the routing gives packets to {pair.remote} the source {source} and not {pair.local}; new connections "
             "would leave in clear: make it prefer the new address, or use filters: renegotiate"
         )
+
+
+def _clear(admitted: Iterable[Admitted]) -> frozenset[Admitted]:
+    return frozenset(pair for pair in admitted if pair.clear is not None)
 
 
 def _is_carried(policy: Policy) -> bool:
