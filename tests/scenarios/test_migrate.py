@@ -86,8 +86,10 @@ def test_back_within_grace_and_moves_in_a_row(lab: Lab) -> None:
     story.wait_arrived()
     mix.wait_passing()
 
-    for network in ("net-b", "net-c", "net-b"):
+    for network, count in (("net-b", 2), ("net-c", 1), ("net-b", 1)):
+        old = lab.mobile.address
         lab.mobile.move_to(network)
+        lab.mobile.controller.wait_event("handover_started", detail=f"{old} -> {lab.mobile.address}", count=count)
     story.wait_arrived()
     mix.wait_passing()
     rekey_all(lab.mobile)

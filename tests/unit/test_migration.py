@@ -25,7 +25,7 @@ from swanroam.protocol.host_state import Crossing, Pair
 from swanroam.protocol.messages import FiltersReply, FiltersRequest, Message, Method, Stage
 from swanroam.protocol.migration import Follower, Leader
 from swanroam.protocol.retransmission import Retransmission
-from unit.driver import SETTINGS, STATIONARY, A, B, Driver, P, facts, found, only, reports
+from unit.driver import SETTINGS, STATIONARY, A, B, C, Driver, P, facts, found, only, reports
 
 MIGRATING = replace(SETTINGS, mobile=replace(SETTINGS.mobile, method=Method.MIGRATE, grace=1.0))
 FOLLOWING = replace(STATIONARY, mobile=replace(STATIONARY.mobile, grace=1.0))
@@ -318,6 +318,19 @@ def test_a_leader_that_fails_tries_again_while_the_follower_waits(registered: Tw
     assert registered.correspondent.machine.crossing is Crossing.ACCEPTING
     assert Fact.FILTERS_FAILED in facts(registered.actions)
     registered.settle()
+
+
+def test_what_an_overtaken_move_has_done_does_not_count_for_the_next_one_to_the_same_address(registered: Two) -> None:
+    two = registered
+    two.do("mobile", two.mobile.addresses(B, A))
+    while not (two.underway[0][0] == "mobile" and isinstance(two.underway[0][1], Pair)):
+        two.deliver()
+    two.do("mobile", two.mobile.addresses(C))
+    two.do("mobile", two.mobile.addresses(B))
+    two.deliver()  # charon has moved to B, for the first move
+    assert two.correspondent.machine.crossing is Crossing.ACCEPTING
+    two.settle()
+    assert two.mobile.machine.leader.finished
 
 
 def test_without_an_ike_sa_there_is_nothing_to_move_and_a_new_one_is_made(registered: Two) -> None:

@@ -86,7 +86,7 @@ class PeerMachine:
         self.associations: tuple[Association, ...] = ()
         self.surroundings = Surroundings()
         self._renegotiated: Pair | None = None
-        """Method migrate: the pair for which new filters had to be made after all."""
+        """Method migrate: the pair for which new filters have to be made after all."""
         self._remembered_peer: Binding | None = None
         self._present = 0.0
         """When there was last an IKE_SA with the peer, or a message of it."""
@@ -235,8 +235,8 @@ class PeerMachine:
             case FiltersEstablished(pair):
                 if self.follower.waiting_for(pair):
                     return self.follower.established(pair)
-                if not self.leader.established(pair, now):
-                    self._renegotiated = pair
+                migrating = self.settings.mobile.method is Method.MIGRATE and self._renegotiated != pair
+                if not self.leader.established(pair, now) and not migrating:  # else of a move that was overtaken
                     self.mobile.filters_established(pair, now)
                 return []
             case FiltersFailed(pair, reason):
@@ -294,9 +294,14 @@ class PeerMachine:
             self.leader.reset()
         if self.settings.mobile.method is Method.MIGRATE:
             for action in actions:
-                if isinstance(action, EstablishFilters) and self._can_migrate(action.pair):
+                if not isinstance(action, EstablishFilters):
+                    continue
+                if self._can_migrate(action.pair):
+                    self._renegotiated = None
                     self.leader.begin(action.pair, now)
                     actions = [other for other in actions if other is not action]
+                else:
+                    self._renegotiated = action.pair
         handover = self.mobile.handover.id if self.mobile.handover is not None else bytes(HANDOVER_SIZE)
         return [*actions, *self.leader.transmit(self.mobile.sequence, handover, now)]
 
