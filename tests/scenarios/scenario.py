@@ -18,6 +18,7 @@ from typing import Any
 
 from lab.capture import Capture
 from lab.host import Host
+from lab.ike_config import CONTROL
 from lab.topology import Lab
 from lab.traffic import TcpBulk, TcpBulkResult, TcpRequests, TcpRequestsResult, UdpResult, UdpStream
 from lab.waiting import wait_for
@@ -157,6 +158,18 @@ class Story:
         for end in (host, *host.controller.peers):
             end.controller.wait_event("handover_step_finished", timeout, step="filters", handover=handover)
         return record
+
+    def wait_one_control_child(self, timeout: float = 30.0) -> None:
+        """The control CHILD_SAs of earlier address pairs have ended; each host has one for each peer."""
+        for host in self.lab.hosts:
+            count = len(host.controller.peers)
+            wait_for(
+                lambda host=host, count=count: sum(sa.child == CONTROL for sa in host.charon.associations()) == count,
+                timeout,
+                f"{host.name} has {count} control CHILD_SA(s)",
+                lambda host=host: f"{host.charon.associations()}",
+                poll=0.2,
+            )
 
     def wait_rest(self, timeout: float = 40.0) -> None:
         """Charon, kernel and controllers agree everywhere on the addresses that the hosts have now."""

@@ -85,6 +85,7 @@ def test_back_within_grace_and_rekeys_while_both_addresses_are_in_use(lab: Lab) 
     story.wait_arrived()
     assert mobile.controller.wait_event("handover_finished", handover=back["handover"])["result"] == "overtaken"
 
+    story.wait_one_control_child()
     for host in lab.hosts:
         rekey_all(host)
         mix.wait_passing()
