@@ -205,13 +205,6 @@ class LocalHost:
         except (XfrmError, RouteSocketError) as error:
             raise HostError(str(error)) from error
 
-    async def dropped_by_ingress(self) -> int:
-        """Packets that came out of the carrier and were not admitted. Raises HostError."""
-        try:
-            return sum((await self._plane.dropped()).values())
-        except RouteSocketError as error:
-            raise HostError(str(error)) from error
-
     async def usage(self, action: ReadUsage, others: Collection[IPAddress], *, own: bool) -> Event:
         """Counts the sockets between an address (ours if `own`, else the peer's) and the others."""
         try:
