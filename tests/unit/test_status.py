@@ -14,11 +14,20 @@ from swanroam.daemon.addresses import AddressFollower
 from swanroam.daemon.charon import CharonWatch
 from swanroam.daemon.control_channel import ControlChannel
 from swanroam.daemon.status import Status
+from swanroam.ike.associations import IkeSa
 from swanroam.ike.vici import ViciClient
 from swanroam.protocol.events import AddressesRead, Association, AssociationsRead
 from swanroam.protocol.host_state import Pair
 from swanroam.protocol.messages import Verdict
 from unit.fake_host import A, B, FakeHost, P, Q, Stage, on_stage
+
+
+async def _nothing_read() -> tuple[tuple[IkeSa, ...], dict[int, list[str]]]:
+    return (), {}
+
+
+async def _nothing_dropped() -> dict[str, int]:
+    return {}
 
 
 class View:
@@ -27,10 +36,10 @@ class View:
     def __init__(self, stage: Stage) -> None:
         controller = stage.controller
         config = controller.config
-        self.charon = CharonWatch(ViciClient(config.vici_socket), controller)
+        self.charon = CharonWatch(ViciClient(config.vici_socket), controller, _nothing_read)
         self.channel = ControlChannel(config.control.address, config.control.port, 0, lambda sender, message: None)
         follower = AddressFollower(config.addresses, controller)
-        self._status = Status(controller, self.charon, follower, self.channel)
+        self._status = Status(controller, self.charon, follower, self.channel, _nothing_dropped)
 
     async def document(self) -> dict[str, Any]:
         answer = json.loads(json.dumps(await self._status.answer({})))  # as the API sends it

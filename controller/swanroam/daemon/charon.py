@@ -1,25 +1,26 @@
 """charon as the machines see it: which IKE_SAs there are with each peer, and who owns which inner address.
 
 charon's events are hints (some changes raise none): after each, and every POLL seconds, the associations are read
-anew, and a machine hears of them when they differ from what it knows.
+anew, compared with what the kernel holds, and a machine hears of them when they differ from what it knows.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import aclosing
 from ipaddress import IPv6Address
 
 import structlog
 
-from swanroam.daemon.controller import Controller, Peer
+from swanroam.daemon.controller import Controller, HostError, Peer
 from swanroam.daemon.translation import ANY_TRAFFIC, ProtectedTraffic
-from swanroam.ike.associations import ChildSa, IkeSa, Mode, list_ike_sas
+from swanroam.ike.associations import ChildSa, IkeSa, Mode
 from swanroam.ike.messages import ViciError
 from swanroam.ike.selectors import ANY_PORT, TrafficSelector
 from swanroam.ike.vici import ViciClient, ViciConnected, ViciDisconnected
 from swanroam.protocol.events import Association, AssociationsRead
+from swanroam.protocol.handover import Step
 from swanroam.protocol.host_state import Pair
 
 log = structlog.get_logger("swanroam")
@@ -29,17 +30,21 @@ POLL = 5.0
 """Seconds between two readings when no event comes: some changes of a CHILD_SA raise none."""
 SETTLE = 0.02
 """Seconds to let a burst of events pass: an IKE_SA with two children raises three."""
+ReadBack = Callable[[], Awaitable[tuple[Sequence[IkeSa], dict[int, list[str]]]]]
+"""charon's usable IKE_SAs, and what the kernel lacks of each with a peer of ours, by its identifier. Raises ViciError,
+HostError."""
 
 
 class CharonWatch:
     """Keeps the machines informed about charon, for as long as `run` runs."""
 
-    def __init__(self, client: ViciClient, controller: Controller) -> None:
+    def __init__(self, client: ViciClient, controller: Controller, read_back: ReadBack) -> None:
         self.connected = False
         self.trouble = ""
         """Why charon can't be asked at present; empty when it can."""
         self._client = client
         self._controller = controller
+        self._read_back = read_back
         self._wake = asyncio.Event()
         self._owners: dict[IPv6Address, str] = {}
         self._known: dict[str, tuple[Association, ...]] = {}
@@ -81,29 +86,45 @@ class CharonWatch:
             try:
                 await self.read()
                 self.trouble = ""
-            except ViciError as error:
+            except (ViciError, HostError) as error:
                 if str(error) != self.trouble:
                     log.warning("charon_not_read", reason=str(error))
                 self.trouble = str(error)
 
     async def read(self) -> None:
-        """Reads all IKE_SAs and tells the machines what is new. Raises ViciError."""
-        ike_sas = [ike_sa for ike_sa in await list_ike_sas(self._client, noblock=False) if ike_sa.is_usable]
+        """Reads all IKE_SAs and tells the machines what is new. Raises ViciError, HostError."""
+        ike_sas, contradictions = await self._read_back()
         self._owners = _owners(
             (address, ike_sa.remote.identity) for ike_sa in ike_sas for address in self._inner_addresses(ike_sa)
         )
         for identity, peer in self._controller.peers.items():
             of_peer = [ike_sa for ike_sa in ike_sas if ike_sa.remote.identity == identity]
             self._learn(peer, of_peer)
+            lacking = {ike_sa.unique_id: contradictions.get(ike_sa.unique_id, []) for ike_sa in of_peer}
+            self._contradicted(peer, [problem for problems in lacking.values() for problem in problems])
             associations = tuple(
                 sorted(
-                    (association for ike_sa in of_peer if (association := self._association(peer, ike_sa))),
+                    (
+                        association
+                        for ike_sa in of_peer
+                        if (association := self._association(peer, ike_sa, intact=not lacking[ike_sa.unique_id]))
+                    ),
                     key=lambda association: association.ike_id,
                 )
             )
             if associations != self._known.get(identity, ()):
                 self._known[identity] = associations
                 self._controller.submit(peer, AssociationsRead(associations))
+
+    @staticmethod
+    def _contradicted(peer: Peer, problems: list[str]) -> None:
+        """To be told, unless filters are on the move: then one CHILD_SA after the other is elsewhere."""
+        handovers = (peer.machine.mobile.handover, peer.machine.correspondent.handover)
+        moving = any(handover is not None and not handover.reached(Step.FILTERS) for handover in handovers)
+        text = "" if moving else "; ".join(problems)
+        if text and text != peer.contradiction:
+            peer.log.warning("kernel_contradicts_charon", detail=text)
+        peer.contradiction = text
 
     def _inner_addresses(self, ike_sa: IkeSa) -> list[IPv6Address]:
         control = ike_sa.child(self._controller.config.control.child)
@@ -129,12 +150,12 @@ class CharonWatch:
         if protected and protected != peer.protected:
             peer.protected = protected if peer.protected == ANY_TRAFFIC else protected | peer.protected
 
-    def _association(self, peer: Peer, ike_sa: IkeSa) -> Association | None:
+    def _association(self, peer: Peer, ike_sa: IkeSa, *, intact: bool) -> Association | None:
         local, remote = ike_sa.local.host, ike_sa.remote.host
         if local is None or remote is None or local.version != remote.version:
             return None
         control = ike_sa.child(self._controller.config.control.child)
-        complete = all(
+        complete = intact and all(
             (child := ike_sa.child(name)) is not None and child.mode is mode for name, mode in peer.children.items()
         )
         return Association(Pair(local, remote), ike_sa.unique_id, control is not None, complete)

@@ -111,6 +111,8 @@ class Peer:
         self.history: deque[Handover] = deque(maxlen=HISTORY)
         self.trouble: Report | None = None
         """The last thing that went wrong with this peer and was not mended since."""
+        self.contradiction = ""
+        """What the kernel lacks of what charon says it has; empty while they agree."""
 
 
 class Controller:

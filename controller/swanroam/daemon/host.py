@@ -8,7 +8,7 @@ addresses, routes and filters, and only then removes policies that are no longer
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AsyncExitStack
 from itertools import chain
 from socket import AF_INET6, AddressFamily, if_nameindex
@@ -21,9 +21,10 @@ from swanroam.config import Config, PeerSettings
 from swanroam.daemon.controller import HostError
 from swanroam.daemon.definitions import CachedDefinitions
 from swanroam.daemon.translation import KernelState, carrier_settings
-from swanroam.ike.associations import IkeSa
+from swanroam.ike.associations import IkeSa, list_ike_sas
 from swanroam.ike.messages import IkeError
 from swanroam.ike.migrate import AddressPair, Migrate, MigrateError, OvertakenError, clear_clones
+from swanroam.ike.readback import read_back
 from swanroam.ike.renegotiate import PeerReplacedError, Renegotiate
 from swanroam.ike.vici import ViciClient
 from swanroam.kernel.carrier import Admitted, CarrierPlane
@@ -205,6 +206,14 @@ class LocalHost:
         except (XfrmError, RouteSocketError) as error:
             raise HostError(str(error)) from error
 
+    async def carrier_drops(self) -> dict[str, int]:
+        """Packets that came out of each carrier device and were not admitted; empty when that can't be read."""
+        try:
+            return {family.name: count for family, count in (await self._plane.dropped()).items()}
+        except RouteSocketError as error:
+            log.warning("carrier_drops_not_read", error=str(error))
+            return {}
+
     async def usage(self, action: ReadUsage, others: Collection[IPAddress], *, own: bool) -> Event:
         """Counts the sockets between an address (ours if `own`, else the peer's) and the others."""
         try:
@@ -218,6 +227,20 @@ class LocalHost:
         return UsageRead(action.address, len(used))
 
     # --- charon ---------------------------------------------------------------------------------------------------
+
+    async def read_back(self) -> tuple[Sequence[IkeSa], dict[int, list[str]]]:
+        """charon's usable IKE_SAs, and what the kernel lacks of each with a peer of ours, by its identifier.
+
+        Raises HostError, ViciError.
+        """
+
+        async def usable() -> Sequence[IkeSa]:
+            return [ike_sa for ike_sa in await list_ike_sas(self._client, noblock=False) if ike_sa.is_usable]
+
+        try:
+            return await read_back(self._xfrm, usable, [peer.identity for peer in self._config.peers])
+        except XfrmError as error:
+            raise HostError(str(error)) from error
 
     async def establish(
         self, peer: PeerSettings, action: EstablishFilters, children: Collection[str], wanted: Callable[[], bool]
@@ -233,9 +256,26 @@ class LocalHost:
             return FiltersFailed(pair, str(error))
         else:
             await self._supersede(peer, ike_sa, wanted)
+            if problem := await self._lacking(peer, pair):
+                return FiltersFailed(pair, problem)
         finally:
             self._definitions.refresh()
         return FiltersEstablished(pair)
+
+    async def _lacking(self, peer: PeerSettings, pair: Pair) -> str:
+        """What the kernel lacks of the filters for a pair; empty when it has all that charon says."""
+
+        async def of_pair() -> Sequence[IkeSa]:
+            found = await self._filters.find(peer.connection, peer.identity)
+            return [ike_sa for ike_sa in found if ike_sa.connects(pair.local, pair.remote)]
+
+        try:
+            ike_sas, found = await read_back(self._xfrm, of_pair, [peer.identity])
+        except (IkeError, XfrmError) as error:
+            return str(error)
+        if not ike_sas:
+            return f"the new IKE_SA for {pair} has gone again; charon's log tells why"
+        return "; ".join(problem for problems in found.values() for problem in problems)
 
     async def _supersede(self, peer: PeerSettings, ike_sa: IkeSa, wanted: Callable[[], bool]) -> None:
         """Ends what would fight with the new filters over one policy. On a dead old path it ends with its IKE_SA."""

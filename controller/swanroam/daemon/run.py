@@ -142,10 +142,10 @@ class _Daemon:
         self._channel = ControlChannel(control.address, control.port, control.mark, self._received)
         self._controller = Controller(config, host, Journal(journal_path(config)), self._channel.send)
         self._by_inner = {peer.settings.control_address: peer for peer in self._controller.peers.values()}
-        self._watch = CharonWatch(client, self._controller)
+        self._watch = CharonWatch(client, self._controller, host.read_back)
         host.charon_changed = self._watch.look
         self._follower = AddressFollower(config.addresses, self._controller)
-        status = Status(self._controller, self._watch, self._follower, self._channel)
+        status = Status(self._controller, self._watch, self._follower, self._channel, host.carrier_drops)
         self._api = Api(api_path(config), {"status": status.answer, "move": self._follower.order})
 
     async def open(self) -> None:

@@ -6,7 +6,7 @@ Its version grows when a key changes its meaning or goes; new keys may come at a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
 from swanroam import __version__
@@ -29,12 +29,18 @@ class Status:
     """Puts the document together."""
 
     def __init__(
-        self, controller: Controller, charon: CharonWatch, addresses: AddressFollower, channel: ControlChannel
+        self,
+        controller: Controller,
+        charon: CharonWatch,
+        addresses: AddressFollower,
+        channel: ControlChannel,
+        carrier_drops: Callable[[], Awaitable[dict[str, int]]],
     ) -> None:
         self._controller = controller
         self._charon = charon
         self._addresses = addresses
         self._channel = channel
+        self._carrier_drops = carrier_drops
 
     async def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         """API: the document."""
@@ -53,6 +59,7 @@ class Status:
             "charon_connected": self._charon.connected,
             "problems": problems,
             "control_channel": {"dropped": dict(self._channel.dropped), "unsent": dict(self._channel.unsent)},
+            "carrier": {"dropped": await self._carrier_drops()},
             "peers": peers,
         }
 
@@ -67,6 +74,7 @@ class Status:
             "filters": peer.settings.filters.value,
             "state": f"charon is lost; before: {_state(peer)}" if self._charon.trouble else _state(peer),
             "problem": _problem(peer, self._controller.config.control.child),
+            "contradiction": peer.contradiction,
             "managed": machine.managed,
             "pinned": self._addresses.pinned(peer),
             "own": _binding(machine.own),
@@ -130,6 +138,11 @@ def _problem(peer: Peer, control: str) -> str:
         return (
             "its IKE_SA has gone, and what its policies do not protect is blocked: let the host that connects initiate "
             f"it (if that is this one: swanctl --initiate --ike {peer.settings.connection})"
+        )
+    if peer.contradiction:
+        return (
+            f"charon and the kernel contradict each other: {peer.contradiction}. Who has changed what is charon's? "
+            "swanctl --rekey --child NAME puts a CHILD_SA in place again"
         )
     if mobile.refusal:
         return f"it refuses our address: {mobile.refusal}"

@@ -25,7 +25,7 @@ from weakref import WeakValueDictionary
 from swanroam.ike.associations import ChildSa, IkeSa, IkeState, list_ike_sas
 from swanroam.ike.clones import clone_name, clone_pair, is_of, original_name
 from swanroam.ike.definitions import ConnectionDefinition, DefinitionsProvider
-from swanroam.ike.expectations import ExpectedState, expected_states, shortcomings
+from swanroam.ike.expectations import shortcomings
 from swanroam.ike.messages import IkeError, ViciCommandFailedError
 from swanroam.ike.selectors import IPAddress
 from swanroam.ike.vici import ViciClient
@@ -204,17 +204,6 @@ class Renegotiate:
         assert isinstance(loaded, list)
         pairs = [pair for name in loaded if (pair := clone_pair(connection, name)) is not None]
         return tuple([pair for pair in pairs if await self.unload(connection, *pair)])
-
-    async def verify(self, ike_sa: IkeSa) -> tuple[ExpectedState, ...]:
-        """What the kernel must hold for an IKE_SA, by charon's present view of it (it may have been rekeyed since)."""
-        related = await self.find(original_name(ike_sa.name), ike_sa.remote.identity)
-        present = [other for other in related if other.name == ike_sa.name and _same_pair(other, ike_sa)]
-        if not present:
-            raise FilterError(
-                f"IKE_SA #{ike_sa.unique_id} ({ike_sa.name}, {ike_sa.local.host} === {ike_sa.remote.host}) is gone; "
-                "charon's log tells why"
-            )
-        return expected_states(present[-1])
 
     def _lock_of(self, connection: str, local: IPAddress | None, remote: IPAddress | None) -> asyncio.Lock:
         """What is done for one address pair is done one at a time."""
