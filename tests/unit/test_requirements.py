@@ -123,6 +123,10 @@ def test_a_connection_as_check_config_prints_it_has_no_problem(tmp_path: Path) -
             (("local_ts = fd53:7761:6e72:6d76:8185:b065:b090:508/128", "local_ts = not an address"),),
             "peer peer.example.org: child swanroam of connection server: ",
         ),
+        (
+            (("mode = transport", "mode = transport\n                policies = no"),),
+            "connection server, child data: with policies = no charon would install nothing that protects",
+        ),
     ],
 )
 def test_what_a_connection_lacks_is_told_with_the_remedy(

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_network
 from pathlib import Path
 
-IPAddress = IPv4Address | IPv6Address
 IPNetwork = IPv4Network | IPv6Network
 
 VIRTUAL_INTERFACES = ("docker*", "br-*", "veth*", "virbr*")
@@ -129,19 +128,6 @@ class PeerSettings:
     grace: float = 10.0
     children: tuple[str, ...] | None = None
     """Names of the CHILD_SAs to move; None: every one that is installed."""
-
-    def allows(self, address: IPAddress) -> bool:
-        """Whether the peer may use this address. Only unicast addresses that other hosts can reach ever qualify."""
-        if (
-            address.is_multicast
-            or address.is_loopback
-            or address.is_link_local
-            or address.is_unspecified
-            or (address.version == 4 and address.is_reserved)
-            or (isinstance(address, IPv6Address) and address.ipv4_mapped is not None)
-        ):
-            return False
-        return any(address.version == network.version and address in network for network in self.allow)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,9 @@ from swanroam.kernel.xfrm.errors import XfrmError
 from swanroam.kernel.xfrm.migrate import probe_migrate
 from swanroam.kernel.xfrm.socket import XfrmSocket
 
+_NO = ("no", "false", "disabled", "0")
+"""How swanctl.conf says no (settings_value_as_bool, strongSwan src/libstrongswan/settings/settings.c)."""
+
 
 class Unmet(enum.Enum):
     """Which kind of requirement is not met."""
@@ -113,6 +116,12 @@ def connection_problems(config: Config, definitions: Definitions) -> list[str]:
                 f"peer {peer.identity}: connection {connection.name} has no child {name}: mend `children`"
                 for name in peer.children or ()
                 if name not in connection.children
+            ]
+            problems += [
+                f"connection {connection.name}, child {name}: with policies = no charon would install nothing that "
+                "protects a new address, and swanroam could not check it: remove that line"
+                for name in peer.children or connection.children
+                if _option(connection, name, "policies") in _NO
             ]
             problems += _control_child_problems(config, connection, peer.control_address)
         except DefinitionError as error:
