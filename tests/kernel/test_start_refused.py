@@ -15,7 +15,10 @@ pytestmark = pytest.mark.kernel
 
 CONTROLLER = Path(__file__).parents[2] / "controller"
 NO_CAPABILITIES = ("setpriv", "--bounding-set=-all", "--inh-caps=-all")
-OTHER_USER = ("setpriv", "--reuid=65534", "--clear-groups")
+OTHER_USER = (
+    "setpriv", "--reuid=65534", "--clear-groups", "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"
+)  # fmt: skip
+"""May still read the program, which may lie in a directory of root's."""
 OTHER_NAMESPACE = ("unshare", "--user", "--map-root-user")
 
 
