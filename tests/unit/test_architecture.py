@@ -13,6 +13,7 @@ MAY_IMPORT = {
     "config": frozenset({"inner_address"}),
     "inner_address": frozenset[str](),
     "ike": frozenset({"kernel"}),  # method migrate rings charon's doorbell through the kernel
+    "transport": frozenset({"kernel"}),
     "daemon": frozenset({"config", "ike", "kernel", "protocol"}),
     "cli": frozenset({"config", "daemon", "kernel"}),
 }
