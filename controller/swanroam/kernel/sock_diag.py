@@ -95,6 +95,8 @@ class SocketInUse:
     ends: SocketEnds = field(default=SocketEnds(0), compare=False)
     upper_protocol: str = field(default="", compare=False)
     """What works between the program and TCP ("tls", "mptcp"); only told to those with CAP_NET_ADMIN."""
+    signature_keys: bytes = field(default=b"", compare=False, repr=False)
+    """TCP-MD5 keys: an array of struct tcp_diag_md5sig; only told to those with CAP_NET_ADMIN."""
 
     @property
     def listening(self) -> bool:
@@ -266,6 +268,7 @@ _INET_DIAG_BC_S_COND = 7
 _INET_DIAG_BC_D_COND = 8
 _INET_DIAG_BC_AUTO = 6
 _INET_DIAG_SHUTDOWN = 8
+_INET_DIAG_MD5SIG = 18
 _INET_DIAG_ULP_INFO = 19
 _INET_ULP_INFO_NAME = 1
 _ALL_STATES = 0xFFFFFFFF
@@ -323,6 +326,7 @@ def _decode(payload: bytes, protocol: SocketProtocol) -> SocketInUse:
         send_queue=sent,
         ends=SocketEnds(attributes.get(_INET_DIAG_SHUTDOWN, b"\0")[0] & 3),
         upper_protocol=name.rstrip(b"\0").decode("ascii", "replace"),
+        signature_keys=attributes.get(_INET_DIAG_MD5SIG, b""),
     )
 
 
