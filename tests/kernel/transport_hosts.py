@@ -7,6 +7,7 @@ Sockets are made in a host's namespace and used from the test; the mover's own a
 """
 
 import os
+import random
 import socket
 import struct
 import threading
@@ -66,10 +67,6 @@ class End:
     def __post_init__(self) -> None:
         self.sock.settimeout(TIME_LIMIT)
         self.held = another_descriptor(self.sock)
-
-    def close(self) -> None:
-        self.sock.close()
-        self.held.close()
 
     @property
     def addresses(self) -> FourTuple:
@@ -140,8 +137,10 @@ class Hosts:
     def interface(self, network: str) -> int:
         return inside(self.mobile, lambda: socket.if_nametoindex(f"net-{network}"))
 
-    def open_socket(self, host: Namespace, family: int, kind: int = socket.SOCK_STREAM) -> socket.socket:
-        made = inside(host, lambda: socket.socket(family, kind))
+    def open_socket(
+        self, host: Namespace, family: int, kind: int = socket.SOCK_STREAM, protocol: int = 0
+    ) -> socket.socket:
+        made = inside(host, lambda: socket.socket(family, kind, protocol))
         made.settimeout(TIME_LIMIT)
         self._opened.append(made)
         return made
@@ -185,30 +184,30 @@ class Hosts:
                 client.bind((f"{mapped}{bind[0]}", bind[1]))
             client.connect((f"{mapped}{remote}", PORT))
             server, _ = listener.accept()
-        self._opened.append(server)
         return self.end(self.mobile, client), self.end(self.correspondent, server)
 
     def end(self, host: Namespace, sock: socket.socket) -> End:
         made = End(host, sock)
-        self._opened.append(made.held)
+        self._opened += [sock, made.held]
         return made
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Nothing of TCP or UDP comes in at either host."""
-        for change in ("add", "del"):
-            for host in (self.mobile, self.correspondent):
-                tail = " action block priority 1" if change == "add" else ""
-                host.ip(
-                    *(
-                        f"xfrm policy {'add' if change == 'add' else 'delete'} src {any_address} dst {any_address} "
-                        f"proto {protocol} dir in{tail}"
-                        for any_address in ("0.0.0.0/0", "::/0")
-                        for protocol in ("tcp", "udp")
-                    )
-                )
-            if change == "add":
-                yield
+        self._lock("add", " action block priority 1")
+        try:
+            yield
+        finally:
+            self._lock("delete", "")
+
+    def _lock(self, change: str, tail: str) -> None:
+        lines = [
+            f"xfrm policy {change} src {wildcard} dst {wildcard} proto {protocol} dir in{tail}"
+            for wildcard in ("0.0.0.0/0", "::/0")
+            for protocol in ("tcp", "udp")
+        ]
+        for host in (self.mobile, self.correspondent):
+            host.ip(*lines)
 
     def counter(self, host: Namespace, group: str, name: str) -> int:
         """Of /proc/net/snmp, for example Tcp OutRsts."""
@@ -279,31 +278,41 @@ def _segment(packet: bytes, protocol: int) -> Segment | None:
     return Segment(*addresses, flags=flags, sequence=sequence, size=length - 4 * (offset >> 4))
 
 
-Plan = Sequence[tuple[End, FourTuple, Steering]]
+Part = tuple[End, FourTuple] | tuple[End, FourTuple, Steering]
+"""Where an end goes, and how it is steered there."""
 
 
-def move(hosts: Hosts, *plan: tuple[End, FourTuple] | tuple[End, FourTuple, Steering]) -> list[Image]:
-    """Both ends of a connection to where the plan says, as the two hosts' movers do it."""
+def rebuild(*plan: Part) -> list[Image]:
+    """Both ends of a connection, under lock, as the two hosts' movers do it: everything but letting go."""
+    numbers = [connection.read_number(end.held) for end, *_ in plan]
+    images = [connection.take(end.held) for end, *_ in plan]
+    for (end, target, *steering), image, number in zip(plan, images, reversed(numbers), strict=True):
+        connection.rebuild(end.held, image, target, number, *steering)
+    return images
+
+
+def move(hosts: Hosts, *plan: Part) -> list[Image]:
+    """Both ends of a connection to where the plan says. No reset is sent."""
     before = hosts.resets()
     with hosts.locked():
-        numbers = [connection.read_number(end.held) for end, *_ in plan]
-        images = [connection.take(end.held) for end, *_ in plan]
-        for (end, target, *steering), image, number in zip(plan, images, reversed(numbers), strict=True):
-            connection.rebuild(end.held, image, target, number, *steering)
+        images = rebuild(*plan)
     for (end, *_), image in zip(plan, images, strict=True):
         connection.let_go(end.held, image)
     assert hosts.resets() == before
     return images
 
 
-def to_network(hosts: Hosts, client: End, server: End, network: str) -> list[Image]:
-    """The mobile host's end moves to another network; steered by the interface."""
+def plan_for(hosts: Hosts, client: End, server: End, network: str) -> tuple[Part, Part]:
+    """The mobile host's end goes to another network, steered by the interface."""
     new = mobile(network, client.addresses.local.version)
-    return move(
-        hosts,
+    return (
         (client, client.at(local=new), Steering(interface=hosts.interface(network))),
         (server, server.at(remote=new)),
     )
+
+
+def to_network(hosts: Hosts, client: End, server: End, network: str) -> list[Image]:
+    return move(hosts, *plan_for(hosts, client, server, network))
 
 
 def receive(sock: socket.socket, size: int) -> bytes:
@@ -326,17 +335,14 @@ def exchange(one: End, other: End, size: int = 1000) -> None:
         thread.join()
 
 
-def fill(end: End, size: int | None = None, *, sender_seed: int = 0) -> bytes:
+def fill(end: End, size: int = 1 << 30, *, sender_seed: int = 0) -> bytes:
     """Write without waiting for anybody: so much, or as much as the kernel takes. Tells what was written."""
-    import random
-
     source = random.Random(sender_seed)
     written = bytearray()
-    while size is None or len(written) < size:
-        part = source.randbytes(65536 if size is None else min(65536, size - len(written)))
+    while len(written) < size:
+        part = source.randbytes(min(65536, size - len(written)))
         try:
             written += part[: end.held.send(part, socket.MSG_DONTWAIT)]
         except BlockingIOError:
-            assert size is None, f"the kernel takes only {len(written)} octets"
             break
     return bytes(written)

@@ -97,19 +97,24 @@ class Placing:
             raise Refused(Reason.BOUND_TO_ADDRESS, str(address))
 
     def _connect_from_address(self) -> None:
-        """Bound to the address alone, where the kernel lets the port be chosen by a range of one; else to both."""
+        """Bound to the address alone; if the kernel can't be brought to choose the port like that, to both.
+
+        It takes the port from a range of one, but not when that is outside the host's own range (ip_local_port_range
+        in ip(7)), as servers' ports are, nor when the port has another socket that was bound to it, such as the
+        listener that accepted this one.
+        """
         port = self.target.local_port
         if self.settings.port_range is not None:
             repair.set_unsigned(self.sock, socket.IPPROTO_IP, repair.IP_LOCAL_PORT_RANGE, port | port << 16)
             try:
                 self._connect()
             except Refused as refused:
-                # The port has another socket that was bound to it, such as the listener that accepted this one.
                 if refused.reason is not Reason.PORT_TAKEN:
                     raise
-                self._start_again()
             else:
-                return
+                if local_name(self.sock)[1] == port:
+                    return
+            self._start_again()
         self._bind(self.target.local, port)
         self._connect()
 
