@@ -6,6 +6,8 @@ The rooms of the house, in the order in which a reader wants them:
   no kernel, no log. Start with ``protocol/peer.py``.
 - ``kernel``: what changes this host (addresses, carrier, ingress filter, XFRM policies and SAs). Each module makes,
   finds and removes one kind of kernel object; none of them knows what a peer or a handover is.
+- ``transport``: the mover, a process of its own that gives live connections new addresses. Start with
+  ``transport/orders.py``.
 - ``ike``: charon over VICI: its associations as data, and the two ways of moving security filters.
 - ``daemon``: wiring only. An event goes one way: kernel, VICI or datagram -> ``protocol`` -> actions -> ``kernel``
   and ``ike``.

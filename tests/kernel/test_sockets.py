@@ -1,6 +1,7 @@
 """Sockets as the running kernel lists them, and the processes that own them."""
 
 import asyncio
+import dataclasses
 import os
 import socket
 import subprocess
@@ -12,14 +13,20 @@ from pathlib import Path
 import pytest
 
 from kernel.fresh_namespace import in_fresh_namespace, ip, until_local
+from swanroam.kernel import sock_diag
 from swanroam.kernel import sockets as sockets_module
+from swanroam.kernel.sock_diag import Condition
 from swanroam.kernel.sockets import (
     IPAddress,
     Owner,
     SocketDiagError,
+    SocketEnds,
+    SocketGone,
     SocketInUse,
     SocketProtocol,
     SocketState,
+    automatic_ports,
+    destroy,
     owners,
     sockets_on,
 )
@@ -250,6 +257,84 @@ def test_thousands_of_sockets_do_not_hide_the_one() -> None:
     in_fresh_namespace(run)
 
 
+def test_queues_and_ends_of_a_connection_are_told() -> None:
+    async def run() -> None:
+        await two_addresses()
+        with Sockets() as opened:
+            client, server = opened.tcp_pair("192.0.2.1", "192.0.2.2")
+            (found,) = await sockets_on(A)
+            assert (found.receive_queue, found.send_queue, found.ends) == (0, 0, SocketEnds(0))
+            server.send(b"five.")
+            client.shutdown(socket.SHUT_WR)
+            assert server.recv(1) == b""
+            (found,) = await sockets_on(A)
+            assert (found.receive_queue, found.ends) == (5, SocketEnds.SENT)
+            (found,) = await sockets_on(B)
+            assert found.ends is SocketEnds.RECEIVED
+            assert found.upper_protocol == ""
+
+    in_fresh_namespace(run)
+
+
+def test_ports_that_were_asked_for_are_told_from_automatic_ones() -> None:
+    async def run() -> None:
+        await two_addresses()
+        with Sockets() as opened:
+            automatic, accepted = opened.tcp_pair("192.0.2.1", "192.0.2.2")
+            asked_for = opened.enter_context(socket.socket())
+            asked_for.bind(("192.0.2.1", 4444))
+            listener = opened.enter_context(socket.create_server(("192.0.2.2", 7001)))
+            asked_for.connect(("192.0.2.2", 7001))
+            cookies = {entry.inode: entry.cookie for entry in await sockets_on()}
+            assert len(set(cookies.values())) == len(cookies)
+            found = await automatic_ports()
+            assert {inode_of(automatic), inode_of(accepted)} <= {i for i, cookie in cookies.items() if cookie in found}
+            assert cookies[inode_of(asked_for)] not in found
+            assert cookies[inode_of(listener)] not in found
+            assert await automatic_ports(A, B) == {cookies[inode_of(automatic)]}
+
+    in_fresh_namespace(run)
+
+
+@pytest.mark.parametrize("remote", [B, B6], ids=["ipv4", "ipv6"])
+def test_a_connection_is_ended_with_a_reset_and_only_the_one_that_was_listed(remote: IPAddress) -> None:
+    async def run() -> None:
+        await two_addresses()
+        with Sockets() as opened:
+            client, server = opened.tcp_pair(str(A if remote is B else A6), str(remote))
+            (found,) = await sockets_on(A if remote is B else A6)
+            with pytest.raises(SocketGone, match=r"there is no socket TCP 192.0.2|2001:db8"):
+                await destroy(dataclasses.replace(found, cookie=b"\1" * 8))
+            await destroy(found)
+            with pytest.raises(ConnectionAbortedError):
+                client.recv(1)
+            with pytest.raises(ConnectionResetError):
+                server.recv(1)
+            with pytest.raises(SocketGone):
+                await destroy(found)
+
+    in_fresh_namespace(run)
+
+
+def test_ipv4_connection_of_an_ipv6_socket_can_be_ended() -> None:
+    async def run() -> None:
+        await two_addresses()
+        with ExitStack() as stack:
+            listener = stack.enter_context(
+                socket.create_server(("::", 7000), family=socket.AF_INET6, dualstack_ipv6=True)
+            )
+            client = stack.enter_context(socket.create_connection(("192.0.2.2", 7000), source_address=("192.0.2.1", 0)))
+            server = stack.enter_context(listener.accept()[0])
+            (found,) = await sockets_on(B, A)
+            await destroy(found)
+            with pytest.raises(ConnectionAbortedError):
+                server.recv(1)
+            with pytest.raises(ConnectionResetError):
+                client.recv(1)
+
+    in_fresh_namespace(run)
+
+
 def test_reading_leaves_no_descriptor_behind() -> None:
     async def run() -> None:
         before = len(list(Path("/proc/self/fd").iterdir()))
@@ -262,12 +347,12 @@ def test_reading_leaves_no_descriptor_behind() -> None:
 
 def test_kernel_without_the_module_is_named_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     async def run() -> None:
-        def request(family: int, protocol: SocketProtocol, condition: bytes) -> bytes:
+        def request(family: int, protocol: SocketProtocol, condition: Condition) -> bytes:
             packed = real(family, protocol, condition)
             return packed[:1] + bytes([253]) + packed[2:]  # RFC 3692: a protocol that no kernel has
 
-        real = sockets_module._request
-        monkeypatch.setattr(sockets_module, "_request", request)
+        real = sock_diag.list_request
+        monkeypatch.setattr(sock_diag, "list_request", request)
         with pytest.raises(SocketDiagError, match=r"refuses to list its sockets: .*; load them with 'modprobe"):
             await sockets_on()
 

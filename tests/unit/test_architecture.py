@@ -1,6 +1,9 @@
 """Who may import whom. A room that imports from the wrong one is no longer what its docstring says."""
 
 import ast
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,8 @@ MAY_IMPORT = {
     "config": frozenset({"inner_address"}),
     "inner_address": frozenset[str](),
     "ike": frozenset({"kernel"}),  # method migrate rings charon's doorbell through the kernel
-    "daemon": frozenset({"config", "ike", "kernel", "protocol"}),
+    "transport": frozenset({"kernel"}),
+    "daemon": frozenset({"config", "ike", "kernel", "protocol", "transport"}),
     "cli": frozenset({"config", "daemon", "kernel"}),
 }
 """For each room those that it may import, besides itself."""
@@ -54,6 +58,22 @@ def test_a_room_imports_only_the_rooms_that_it_may(room: str) -> None:
 def test_every_room_is_known_here() -> None:
     rooms = {path.stem for path in PACKAGE.iterdir() if path.name not in ("__init__.py", "__pycache__", "py.typed")}
     assert rooms == set(MAY_IMPORT)
+
+
+SLOW = frozenset(["pyroute2", "structlog", "vici", "yaml"])
+"""What the mover must not import, directly or not: its start is silence for the programs whose sockets move."""
+
+
+def test_the_mover_imports_nothing_that_takes_long() -> None:
+    program = "import sys; import swanroam.transport.__main__; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(PACKAGE.parent)},
+    )
+    assert not {name.split(".")[0] for name in done.stdout.split()} & SLOW
 
 
 def test_the_protocol_is_pure() -> None:

@@ -14,6 +14,7 @@ What lives here, from the wire upwards:
                    what the kernel reports by itself, typed
     policies       dump, add, update, delete; the desired-state diff of the policies that swanroam owns
     guards         pure constructors of those policies
+    locks          block policies that keep packets from TCP connections while their sockets move
     states         dump, get, clone, delete and replace of SAs
     migrate        XFRM_MSG_MIGRATE, used to tell charon of a new address
     stats          /proc/net/xfrm_stat

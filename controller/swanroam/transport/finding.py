@@ -1,0 +1,194 @@
+"""From the entries of an order to the sockets that they name, and what stands against moving each."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from ipaddress import IPv4Address, IPv6Address
+from socket import SO_REUSEADDR, SOL_SOCKET
+from typing import Final
+
+from swanroam.kernel.sock_diag import IPAddress, SocketInUse, SocketProtocol, SocketState
+from swanroam.kernel.sockets import sockets_on
+from swanroam.transport import moving
+from swanroam.transport.image import Refused
+from swanroam.transport.orders import Entry, Exclusions, Place, Reason, Refusal
+from swanroam.transport.owners import DescriptorError, OwnerTable, Process, duplicate, look_at
+from swanroam.transport.signature import decode_keys
+from swanroam.transport.worker import Held
+
+NO_EXCLUSIONS: Final = Exclusions()
+_UNSPECIFIED: Final = (IPv4Address(0), IPv6Address(0))
+
+_Key = tuple[SocketProtocol, IPAddress, int, IPAddress, int]
+
+
+@dataclass(slots=True)
+class Candidates:
+    """What the entries of an order come to. Sockets that can be moved are `held`: to be closed."""
+
+    held: list[Held] = field(default_factory=list)
+    inodes: dict[int, frozenset[int]] = field(default_factory=dict)
+    """The sockets of each entry that has some."""
+    found: dict[int, Place] = field(default_factory=dict)
+    refusals: dict[int, Refusal] = field(default_factory=dict)
+    owners: dict[int, tuple[Process, ...]] = field(default_factory=dict)
+
+    def close(self) -> None:
+        for held in self.held:
+            held.sock.close()
+
+
+class Finder:
+    """`forbidden`: processes that are never stopped, beside the mover's own, which `owners` does not even list."""
+
+    def __init__(self, owners: OwnerTable, forbidden: Iterable[int]) -> None:
+        self._owners = owners
+        self._forbidden = frozenset(forbidden)
+
+    async def find(self, entries: Sequence[Entry], exclusions: Exclusions = NO_EXCLUSIONS) -> Candidates:
+        """Raises SocketDiagError. Changes nothing."""
+        result = Candidates()
+        sockets = await _sockets_of(entries, result.found)
+        holders = await self._owners.holders([entry.inode for group in sockets.values() for entry in group])
+        with ExitStack() as undo:
+            undo.callback(result.close)
+            for index, group in sockets.items():
+                result.inodes[index] = frozenset(socket.inode for socket in group)
+                pids = {holder.pid for socket in group for holder in holders.get(socket.inode, ())}
+                owners = tuple(process for pid in sorted(pids) if (process := look_at(pid)) is not None)
+                result.owners[index] = owners
+                refusal = self._refusal(entries[index], group, owners, exclusions)
+                if refusal is None and result.found[index] is Place.OLD:
+                    refusal = self._hold(index, entries[index], group, frozenset(pids), result)
+                if refusal is not None:
+                    result.refusals[index] = refusal
+            undo.pop_all()
+        for index, place in result.found.items():
+            if place is Place.NONE:
+                result.refusals[index] = Refusal(Reason.NOT_FOUND)
+            elif place is Place.WILDCARD:
+                result.refusals[index] = Refusal(Reason.WILDCARD)
+        return result
+
+    def process_refusal(self, pid: int) -> Refusal | None:
+        """What stands against stopping a process, as far as can be seen without trying."""
+        process = look_at(pid)
+        if process is None:
+            return Refusal(Reason.VANISHED, f"process {pid}")
+        if pid in self._forbidden:
+            return Refusal(Reason.OWN, str(process))
+        if process.tracer and process.tracer not in self._owners.ignored:
+            return Refusal(Reason.TRACED, f"{process} by process {process.tracer}")
+        if self._owners.uses_io_uring(pid):
+            return Refusal(Reason.IO_URING, str(process))
+        return None
+
+    def _refusal(
+        self, entry: Entry, group: Sequence[SocketInUse], owners: Sequence[Process], exclusions: Exclusions
+    ) -> Refusal | None:
+        if not owners:
+            state = ", ".join(sorted({socket.state.name for socket in group}))
+            return Refusal(Reason.NO_OWNER, state)
+        if port := {entry.local_port, entry.remote_port} & set(exclusions.ports):
+            return Refusal(Reason.EXCLUDED, f"port {min(port)}")
+        for process in owners:
+            if any(fnmatchcase(process.command, pattern) for pattern in exclusions.processes):
+                return Refusal(Reason.EXCLUDED, str(process))
+        return _first(self.process_refusal(process.pid) for process in owners)
+
+    def _hold(
+        self, index: int, entry: Entry, group: Sequence[SocketInUse], pids: frozenset[int], result: Candidates
+    ) -> Refusal | None:
+        """Take a descriptor of each socket; none when one of them cannot be moved."""
+        held: list[Held] = []
+        refusal: Refusal | None = None
+        for socket in group:
+            try:
+                copy = duplicate(self._owners.known(socket.inode)[0], socket.inode)
+            except DescriptorError as error:
+                refusal = Refusal(Reason.PERMISSION, str(error))
+                break
+            reuse_address = copy.getsockopt(SOL_SOCKET, SO_REUSEADDR)
+            held.append(
+                Held(index, entry, socket.inode, copy, pids, reuse_address, keys=decode_keys(socket.signature_keys))
+            )
+            try:
+                moving.inspect(entry, copy)
+            except Refused as refused:
+                refusal = moving.refusal_for(refused)
+                break
+            except OSError as error:
+                refusal = Refusal(Reason.FAILED, str(error))
+                break
+        if refusal is None:
+            result.held += held
+        else:
+            for one in held:
+                one.sock.close()
+        return refusal
+
+
+async def look_again(sockets: Sequence[Held]) -> None:
+    """Note what is in the receive queues, now that the owners are stopped. Raises SocketDiagError."""
+    queues = {
+        socket.inode: socket.receive_queue
+        for local, remote in {(held.entry.local, held.entry.remote) for held in sockets}
+        for socket in await sockets_on(local, remote)
+    }
+    for held in sockets:
+        held.receive_queue = queues.get(held.inode)
+
+
+async def _sockets_of(entries: Sequence[Entry], found: dict[int, Place]) -> dict[int, list[SocketInUse]]:
+    """The sockets of each entry that has some, at its old addresses or else at its new ones; `found` gets where."""
+    result = await _listed(dict(enumerate(entries)), _old_key)
+    found.update(dict.fromkeys(result, Place.OLD))
+    missing = {index: entry for index, entry in enumerate(entries) if index not in result}
+    if moved := await _listed(missing, _new_key):
+        result.update(moved)
+        found.update(dict.fromkeys(moved, Place.NEW))
+    missing = {index: entry for index, entry in missing.items() if index not in moved}
+    ports = set()
+    if any(entry.protocol is SocketProtocol.UDP for entry in missing.values()):
+        ports = {
+            socket.local_port
+            for address in _UNSPECIFIED
+            for socket in await sockets_on(address)
+            if socket.protocol is SocketProtocol.UDP and not socket.connected
+        }
+    for index, entry in missing.items():
+        wildcard = entry.protocol is SocketProtocol.UDP and entry.local_port in ports
+        found[index] = Place.WILDCARD if wildcard else Place.NONE
+    return result
+
+
+async def _listed(entries: Mapping[int, Entry], key: Callable[[Entry], _Key]) -> dict[int, list[SocketInUse]]:
+    """For each entry the connected sockets whose name is its key."""
+    wanted: dict[_Key, list[int]] = defaultdict(list)
+    for index, entry in entries.items():
+        wanted[key(entry)].append(index)
+    result: dict[int, list[SocketInUse]] = defaultdict(list)
+    for local, remote in {(name[1], name[3]) for name in wanted}:
+        for socket in await sockets_on(local, remote):
+            if socket.state in (SocketState.TIME_WAIT, SocketState.NEW_SYN_RECV, SocketState.LISTEN):
+                continue
+            name = (socket.protocol, socket.local, socket.local_port, socket.remote, socket.remote_port)
+            for index in wanted.get(name, ()):
+                result[index].append(socket)
+    return dict(result)
+
+
+def _old_key(entry: Entry) -> _Key:
+    return entry.protocol, entry.local, entry.local_port, entry.remote, entry.remote_port
+
+
+def _new_key(entry: Entry) -> _Key:
+    return entry.protocol, entry.new_local, entry.local_port, entry.new_remote, entry.remote_port
+
+
+def _first(refusals: Iterable[Refusal | None]) -> Refusal | None:
+    return next((refusal for refusal in refusals if refusal is not None), None)

@@ -1,0 +1,193 @@
+"""The mover's own process: takes orders, holds the owners, descriptors and locks, and watches the time.
+
+It touches no socket but to finish what a worker that died had in hand; see `worker` and `crew`. When it dies itself the
+kernel lets the owners run and later removes the locks, and the worker ends after the socket that it has in hand. When
+the daemon dies, or the limit of a transfer passes, it lets go everything where it stands.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import traceback
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Final
+
+from swanroam.kernel.sock_diag import SocketDiagError
+from swanroam.kernel.xfrm.errors import XfrmError
+from swanroam.kernel.xfrm.locks import remove_locks
+from swanroam.kernel.xfrm.socket import XfrmSocket
+from swanroam.transport.finding import Finder
+from swanroam.transport.orders import (
+    LONGEST_LINE,
+    Answer,
+    Failed,
+    Go,
+    Inspect,
+    Inspected,
+    Order,
+    OrderError,
+    Quit,
+    Rebuild,
+    Stop,
+    Unlock,
+    decode,
+    encode,
+)
+from swanroam.transport.owners import OwnerTable
+from swanroam.transport.stopping import Stopper
+from swanroam.transport.transfer import Transfer, locks_of
+
+IDLE_LIMIT: Final = 60.0
+"""Seconds without an order and without a transfer after which the mover ends."""
+_LATE_INTERVAL: Final = 0.005
+"""Seconds between looking for threads that stop after their time."""
+
+
+class Keeper:
+    """Use by `serve`."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, xfrm: XfrmSocket) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._xfrm = xfrm
+        self._stopper = Stopper()
+        self._owners = OwnerTable()
+        self._finder = Finder(self._owners, {os.getppid()})
+        self._transfers: dict[int, Transfer] = {}
+        self._limits: dict[int, asyncio.TimerHandle] = {}
+        self._tasks = asyncio.TaskGroup()
+        self._turns: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
+        """Orders for one transfer are carried out one after the other, in the order in which they came."""
+
+    async def run(self) -> None:
+        """Until the daemon says so or is gone, or there has been nothing to do for a while."""
+        late = asyncio.create_task(self._let_late_ones_go())
+        try:
+            async with self._tasks:
+                while (order := await self._next_order()) is not None:
+                    if isinstance(order, Quit):
+                        break
+                    self._tasks.create_task(self._carry_out(order))
+                for transfer in list(self._transfers.values()):
+                    self._end(transfer)
+        finally:
+            late.cancel()
+            self._stopper.let_all_go()
+
+    async def _next_order(self) -> Order | None:
+        """None when there will be none."""
+        while True:
+            try:
+                async with asyncio.timeout(IDLE_LIMIT):
+                    line = await self._reader.readline()
+            except TimeoutError:
+                if self._transfers:
+                    continue
+                return None
+            except (ConnectionError, ValueError):  # the daemon is gone; a line without end
+                return None
+            if not line.endswith(b"\n"):
+                return None
+            try:
+                message = decode(line)
+            except OrderError as error:
+                self._answer(Failed(0, str(error)))
+                continue
+            if isinstance(message, Order):
+                return message
+            self._answer(Failed(0, f"{type(message).__name__} is not an order"))
+
+    async def _carry_out(self, order: Order) -> None:
+        number = 0 if isinstance(order, Unlock | Quit) else order.transfer
+        async with self._answering(number):
+            match order:
+                case Inspect():
+                    self._answer(await self._inspect(order))
+                case Unlock(entries=entries):
+                    await remove_locks(self._xfrm, locks_of(entries))
+                case Stop() | Rebuild() | Go():
+                    async with self._turns[number]:
+                        self._answer(await self._transfer(order))
+
+    @asynccontextmanager
+    async def _answering(self, number: int) -> AsyncIterator[None]:
+        """What goes wrong with one transfer is told to the daemon, and leaves the others alone."""
+        try:
+            yield
+        except (SocketDiagError, XfrmError, OSError) as error:
+            self._answer(Failed(number, str(error)))
+        except Exception as error:  # noqa: BLE001 - the border of a task; what is held ends by its limit
+            traceback.print_exc()
+            self._answer(Failed(number, f"a fault in the mover, please report it: {error!r}"))
+
+    async def _inspect(self, order: Inspect) -> Inspected:
+        found = await self._finder.find(order.entries, order.exclusions)
+        found.close()
+        owners = {index: tuple(map(str, processes)) for index, processes in found.owners.items()}
+        return Inspected(order.transfer, found.refusals, owners, found.found)
+
+    async def _transfer(self, order: Stop | Rebuild | Go) -> Answer:
+        number = order.transfer
+        if isinstance(order, Stop):
+            if number in self._transfers:
+                return Failed(number, f"transfer {number} is under way already")
+            transfer = Transfer(order, self._xfrm, self._stopper, self._owners, self._finder)
+            self._transfers[number] = transfer
+            # Counted from a moment before the first owner is stopped, so that no owner is held for longer.
+            loop = asyncio.get_running_loop()
+            self._limits[number] = loop.call_later(order.hold_seconds, self._end, transfer)
+            try:
+                return await transfer.stop()
+            except BaseException:
+                self._forget(number)
+                raise
+        known = self._transfers.get(number)
+        if known is None:
+            return Failed(number, f"there is no transfer {number}: it has ended, or was never begun")
+        if isinstance(order, Rebuild):
+            return await known.rebuild(order)
+        self._forget(number)
+        return await known.go(order)
+
+    def _end(self, transfer: Transfer) -> None:
+        """Its time is up, or nobody is there any more to say how it goes on."""
+        transfer.halt()
+        self._tasks.create_task(self._expire(transfer))
+
+    async def _expire(self, transfer: Transfer) -> None:
+        async with self._answering(transfer.number), self._turns[transfer.number]:
+            if self._transfers.get(transfer.number) is transfer:
+                self._forget(transfer.number)
+                self._answer(await transfer.give_up())
+
+    def _forget(self, number: int) -> None:
+        self._transfers.pop(number, None)
+        if limit := self._limits.pop(number, None):
+            limit.cancel()
+
+    def _answer(self, answer: Answer) -> None:
+        if not self._writer.is_closing():
+            self._writer.write(encode(answer))
+
+    async def _let_late_ones_go(self) -> None:
+        while True:
+            await asyncio.sleep(_LATE_INTERVAL if self._stopper.waits_for_late_ones else 20 * _LATE_INTERVAL)
+            self._stopper.let_late_ones_go()
+
+
+async def serve(channel: socket.socket) -> None:
+    """Take orders from the daemon at the other end until there are no more. Raises XfrmError, OSError."""
+    reader, writer = await asyncio.open_unix_connection(sock=channel, limit=LONGEST_LINE)
+    try:
+        async with XfrmSocket() as xfrm:
+            await Keeper(reader, writer, xfrm).run()
+        with suppress(ConnectionError):
+            await writer.drain()
+    finally:
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()

@@ -1,0 +1,70 @@
+"""What is done to one socket, alike for TCP (`connection`) and UDP (`datagram`). Used by worker and keeper."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import suppress
+
+from swanroam.kernel.sock_diag import SocketProtocol
+from swanroam.transport import connection, datagram
+from swanroam.transport.binding import Steering
+from swanroam.transport.datagram import DatagramImage
+from swanroam.transport.image import FourTuple, Image, Refused, SignatureKey
+from swanroam.transport.image import Reason as ImageReason
+from swanroam.transport.orders import Entry, Place, Reason, Refusal
+
+Picture = Image | DatagramImage
+
+
+def four_tuple(entry: Entry, place: Place) -> FourTuple:
+    if place is Place.NEW:
+        return FourTuple(entry.new_local, entry.local_port, entry.new_remote, entry.remote_port)
+    return FourTuple(entry.local, entry.local_port, entry.remote, entry.remote_port)
+
+
+def inspect(entry: Entry, sock: socket.socket, receive_queue: int | None = None) -> None:
+    """Changes nothing. `receive_queue`: as inet_diag tells it, with the owner stopped. Raises Refused, OSError."""
+    if entry.protocol is SocketProtocol.TCP:
+        connection.inspect(sock, receive_queue, interface=entry.interface)
+    else:
+        datagram.inspect(sock, interface=entry.interface)
+
+
+def number(entry: Entry, sock: socket.socket) -> int | None:
+    """The receive sequence number; UDP has none. Raises OSError: then `clear`."""
+    return connection.read_number(sock) if entry.protocol is SocketProtocol.TCP else None
+
+
+def take(entry: Entry, sock: socket.socket, keys: tuple[SignatureKey, ...]) -> Picture:
+    """Everything of the socket. Raises OSError: then `clear`."""
+    return connection.take(sock, keys) if entry.protocol is SocketProtocol.TCP else datagram.take(sock)
+
+
+def build(entry: Entry, sock: socket.socket, picture: Picture, place: Place, peer_number: int) -> None:
+    """The socket at a place, whatever state it is in. Raises Refused, OSError: then build it at the other place."""
+    target = four_tuple(entry, place)
+    steering = Steering(entry.interface if place is Place.NEW else 0)
+    if isinstance(picture, Image):
+        connection.rebuild(sock, picture, target, peer_number, steering)
+    else:
+        datagram.rebuild(sock, picture, target, steering)
+
+
+def let_go(sock: socket.socket, picture: Picture) -> None:
+    """A socket that was built, once its addresses are unlocked. Raises OSError."""
+    if isinstance(picture, Image):
+        connection.let_go(sock, picture)
+
+
+def clear(entry: Entry, sock: socket.socket, reuse_address: int) -> None:
+    """Back as it was before `number` or `take`, which may have been interrupted."""
+    if entry.protocol is SocketProtocol.TCP:
+        with suppress(OSError):  # it has ended meanwhile
+            connection.clear_repair(sock, reuse_address)
+
+
+def refusal_for(refused: Refused) -> Refusal:
+    if refused.reason.needs_nothing:
+        return Refusal(Reason.WILDCARD)
+    changed = refused.reason is ImageReason.PEER_DISAGREES
+    return Refusal(Reason.CHANGED if changed else Reason.UNMOVABLE, str(refused))

@@ -1,0 +1,230 @@
+"""One transfer from the stop of the owners until they run again: what is held, locked and known of it.
+
+Whatever happens between, every way ends in `_end`: each socket complete, its program running, its addresses unlocked or
+locked with an expiry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import Final
+
+from swanroam.kernel.sock_diag import SocketProtocol
+from swanroam.kernel.xfrm.locks import TcpTuple, add_locks, remove_locks
+from swanroam.kernel.xfrm.socket import XfrmSocket
+from swanroam.transport.crew import Crew
+from swanroam.transport.finding import Finder, look_again
+from swanroam.transport.orders import Entry, Expired, Go, Gone, Place, Reason, Rebuild, Rebuilt, Refusal, Stop, Stopped
+from swanroam.transport.owners import OwnerTable, look_at
+from swanroam.transport.stopping import NotStopped, StopFailure, Stopper
+from swanroam.transport.worker import Build, Held, LetGo, Read, Stage
+
+_ROUNDS: Final = 5
+"""How often processes that got a socket by fork meanwhile are stopped too."""
+
+_REASONS: Final = {
+    StopFailure.TRACED: Reason.TRACED,
+    StopFailure.PERMISSION: Reason.PERMISSION,
+    StopFailure.TOO_SLOW: Reason.NOT_STOPPED,
+    StopFailure.VANISHED: Reason.VANISHED,
+}
+
+
+class Transfer:
+    """Its methods are called one after the other, but for `halt`, which may come at any time."""
+
+    def __init__(self, order: Stop, xfrm: XfrmSocket, stopper: Stopper, owners: OwnerTable, finder: Finder) -> None:
+        self.number: Final = order.transfer
+        self._order = order
+        self._xfrm = xfrm
+        self._stopper = stopper
+        self._owners = owners
+        self._finder = finder
+        self._held: list[Held] = []
+        self._crew = Crew(self._held, owners.ignored)
+        self._stopped: set[int] = set()
+        self._locked: set[TcpTuple] = set()
+
+    def halt(self) -> None:
+        """Finish the socket in hand and no other: the time is up."""
+        self._crew.halt()
+
+    async def stop(self) -> Stopped:
+        """Raises SocketDiagError, XfrmError, OSError, with everything let go."""
+        candidates = await self._finder.find(self._order.entries)
+        refusals = dict(candidates.refusals)
+        for index, place in candidates.found.items():
+            if place is Place.NEW:
+                refusals.setdefault(index, Refusal(Reason.NOT_FOUND, "it is at the new addresses already"))
+        self._held += candidates.held
+        try:
+            await self._seize()
+        except BaseException:
+            await self._end(unlock=self._locked)
+            raise
+        refusals.update({held.index: held.refusal for held in self._held if held.refusal is not None})
+        numbers = {held.index: held.number for held in self._held if held.number is not None and not held.refusal}
+        await self._dismiss([held for held in self._held if held.refusal is not None])
+        return Stopped(self.number, numbers, refusals)
+
+    async def rebuild(self, order: Rebuild) -> Rebuilt:
+        """Raises XfrmError."""
+        refusals = {}
+        unwanted = [held for held in self._remaining() if _is_tcp(held) and held.index not in order.numbers]
+        for held in unwanted:
+            held.refusal = refusals[held.index] = Refusal(Reason.NO_NUMBER)
+        await self._dismiss(unwanted)
+        slots = self._slots(self._remaining())
+        numbers = tuple(order.numbers.get(self._held[slot].index, 0) for slot in slots)
+        await self._crew.do(Build(slots, Place.NEW, numbers))
+        for held in self._remaining():
+            if held.place is not Place.NEW or held.stage is not Stage.BUILT:
+                refusals[held.index] = held.refusal or Refusal(Reason.TIMED_OUT)
+        refusals.update({held.index: held.refusal for held in self._held if held.stage is Stage.LOST and held.refusal})
+        done = {held.index for held in self._remaining()} - refusals.keys()
+        return Rebuilt(self.number, tuple(sorted(done)), refusals)
+
+    async def go(self, order: Go) -> Gone:
+        """Raises XfrmError, with the owners running all the same."""
+        back = {index for index in order.back if 0 <= index < len(self._order.entries)}
+        returning = [held for held in self._remaining() if held.index in back and held.place is Place.NEW]
+        slots = self._slots(returning)
+        await self._crew.do(Build(slots, Place.OLD, tuple(self._held[slot].peer_number for slot in slots)))
+        kept = {held.index for held in self._held} & set(order.keep_locks)
+        stays = set(_tuples(held.entry for held in self._remaining() if held.index in kept))
+        for held in self._remaining():
+            if held.stage is Stage.BUILT and _is_tcp(held):
+                stays.add(_tuple(held.entry, _left(held)))
+        for held in self._remaining():
+            misplaced = (held.place is Place.OLD) != (held.index in back)
+            held.refusal = (held.refusal or Refusal(Reason.TIMED_OUT)) if misplaced else None
+        try:
+            if stays:
+                await add_locks(self._xfrm, stays, self._order.lock_seconds)
+        finally:
+            wrong = await self._end(unlock=self._locked - stays)
+        return Gone(self.number, wrong)
+
+    async def give_up(self) -> Expired:
+        """Let everything go where it stands; all locks stay. Raises XfrmError, with the owners running all the same."""
+        moved = tuple(sorted({held.index for held in self._remaining() if held.place is Place.NEW}))
+        try:
+            if self._locked:
+                await add_locks(self._xfrm, self._locked, self._order.lock_seconds)
+        finally:
+            await self._end(unlock=())
+        return Expired(self.number, moved)
+
+    async def _seize(self) -> None:
+        """Lock, stop, read."""
+        if not self._held:
+            return
+        self._crew.start()
+        self._locked |= set(_tuples(held.entry for held in self._held))
+        if self._locked:
+            await add_locks(self._xfrm, self._locked, self._order.lock_seconds)
+        self._stop_owners({pid for held in self._held for pid in held.pids})
+        await self._stop_heirs()
+        await look_again([held for held in self._held if held.refusal is None])
+        await self._crew.do(Read(self._slots(held for held in self._held if held.refusal is None)))
+        for held in self._held:
+            if _is_tcp(held) and held.number is None and held.refusal is None:
+                held.refusal = Refusal(Reason.TIMED_OUT)
+
+    def _stop_owners(self, pids: Collection[int]) -> None:
+        """Sockets of those that cannot be stopped are refused; their other owners run again soon."""
+        failures = {failure.pid: _refusal(failure) for failure in self._stopper.stop(pids)}
+        self._stopped |= set(pids) - failures.keys()
+        for held in self._held:
+            for pid in held.pids & failures.keys():
+                held.refusal = held.refusal or failures[pid]
+
+    async def _stop_heirs(self) -> None:
+        """Processes that got a socket by fork before all of its owners had stopped."""
+        for _ in range(_ROUNDS):
+            await self._owners.update()
+            heirs: set[int] = set()
+            for held in self._held:
+                pids = frozenset(holder.pid for holder in self._owners.known(held.inode)) | held.pids
+                for pid in pids - held.pids:
+                    held.refusal = held.refusal or self._finder.process_refusal(pid)
+                held.pids = pids
+                if held.refusal is None:
+                    heirs |= pids - self._stopped
+            if not heirs:
+                return
+            self._stop_owners(heirs)
+        for held in self._held:
+            if not held.pids <= self._stopped:
+                held.refusal = held.refusal or Refusal(Reason.NOT_STOPPED, "it goes on making processes")
+
+    async def _dismiss(self, unwanted: Sequence[Held]) -> None:
+        """Let go these, which nothing was done to, and those owners that have no other here. Raises XfrmError."""
+        if not unwanted:
+            return
+        for held in unwanted:
+            held.stage = Stage.FREE
+        needed = set(_tuples(held.entry for held in self._remaining()))
+        await remove_locks(self._xfrm, self._locked - needed)
+        self._locked &= needed
+        self._let_owners_go(self._stopped - {pid for held in self._remaining() for pid in held.pids})
+
+    async def _end(self, unlock: Iterable[TcpTuple]) -> dict[int, Refusal]:
+        """The one way out. Returns what is wrong with the sockets that it let go. Raises XfrmError at its end."""
+        try:
+            if unlock := set(unlock):
+                await remove_locks(self._xfrm, unlock)
+        finally:
+            remaining = self._remaining()
+            await self._crew.do(LetGo(self._slots(remaining)))
+            self._let_owners_go(self._stopped)
+            self._crew.close()
+            for held in self._held:
+                held.sock.close()
+        lost = [held for held in self._held if held.stage is Stage.LOST]
+        return {held.index: held.refusal for held in (*lost, *remaining) if held.refusal is not None}
+
+    def _let_owners_go(self, pids: Iterable[int]) -> None:
+        going = set(pids)
+        self._stopped -= going
+        self._stopper.let_go(going)
+
+    def _remaining(self) -> list[Held]:
+        return [held for held in self._held if held.stage not in (Stage.FREE, Stage.LOST)]
+
+    def _slots(self, some: Iterable[Held]) -> tuple[int, ...]:
+        wanted = {id(held) for held in some}
+        return tuple(slot for slot, held in enumerate(self._held) if id(held) in wanted)
+
+
+def _is_tcp(held: Held) -> bool:
+    return held.entry.protocol is SocketProtocol.TCP
+
+
+def _left(held: Held) -> Place:
+    return Place.OLD if held.place is Place.NEW else Place.NEW
+
+
+def _tuple(entry: Entry, place: Place) -> TcpTuple:
+    if place is Place.NEW:
+        return TcpTuple(entry.new_local, entry.local_port, entry.new_remote, entry.remote_port)
+    return TcpTuple(entry.local, entry.local_port, entry.remote, entry.remote_port)
+
+
+def _tuples(entries: Iterable[Entry]) -> Iterable[TcpTuple]:
+    """What is locked for these: old addresses and new."""
+    for entry in entries:
+        if entry.protocol is SocketProtocol.TCP:
+            yield _tuple(entry, Place.OLD)
+            yield _tuple(entry, Place.NEW)
+
+
+def locks_of(entries: Iterable[Entry]) -> frozenset[TcpTuple]:
+    return frozenset(_tuples(entries))
+
+
+def _refusal(failure: NotStopped) -> Refusal:
+    process = look_at(failure.pid)
+    if failure.failure is StopFailure.PERMISSION and process is not None and process.foreign_user_namespace:
+        return Refusal(Reason.USER_NAMESPACE, failure.detail)
+    return Refusal(_REASONS[failure.failure], failure.detail)

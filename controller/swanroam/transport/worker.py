@@ -1,0 +1,392 @@
+"""What is done to the sockets themselves, in a process of its own beside the keeper.
+
+The keeper holds the owners still, a descriptor of every socket and the locks; the worker is its fork, has the same
+descriptors, and may die at any moment. What it has done it reports, and before it takes a socket apart it hands over
+the image from which that can be built. `apply` makes of each report what it means for a socket, on both sides of the
+channel: so the keeper knows at any time what it would have to finish.
+
+When the keeper is gone the owners run already. The worker then takes no further socket apart, lets go those that it
+has built, and ends.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import select
+import signal
+import socket
+import struct
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Final, TypeVar
+
+from swanroam.transport import moving
+from swanroam.transport.image import Image, Refused, SignatureKey
+from swanroam.transport.moving import Picture
+from swanroam.transport.orders import Entry, Place, Reason, Refusal
+
+
+class Stage(Enum):
+    """How far a socket is."""
+
+    UNTOUCHED = auto()
+    """As its program left it, but for an attempt to read its number, which can leave it in repair mode."""
+    IN_PIECES = auto()
+    """May be taken apart. `Held.picture` is what it was."""
+    BUILT = auto()
+    """Complete, at `Held.place`, with nothing sent or received yet."""
+    FREE = auto()
+    """Let go: as its program may use it."""
+    LOST = auto()
+    """Could not be built again anywhere."""
+
+
+@dataclass(slots=True)
+class Held:
+    """A socket that is being moved, as keeper and worker each know it."""
+
+    index: int
+    """Of its entry. Several UDP sockets can have the same addresses."""
+    entry: Entry
+    inode: int
+    sock: socket.socket = field(repr=False)
+    pids: frozenset[int]
+    reuse_address: int
+    """SO_REUSEADDR as the program has it, which reading the number would lose if it were interrupted."""
+    receive_queue: int | None = None
+    """As inet_diag tells it, once the owner is stopped."""
+    keys: tuple[SignatureKey, ...] = ()
+    stage: Stage = Stage.UNTOUCHED
+    place: Place = Place.OLD
+    """Where it stands, or where it is to stand once it is built."""
+    number: int | None = None
+    picture: Picture | None = None
+    peer_number: int = 0
+    refusal: Refusal | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """Tell the numbers of these sockets, which are named by their place in the list that both sides have."""
+
+    slots: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """Build these sockets at a place. `peer_numbers`: for those that are taken apart for the first time."""
+
+    slots: tuple[int, ...]
+    place: Place
+    peer_numbers: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LetGo:
+    """Let go these sockets where they stand."""
+
+    slots: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Halt:
+    """Stop after the socket in hand. Not answered itself, but the job under way ends."""
+
+
+Job = Read | Build | LetGo
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    slot: int
+    number: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """It will be in pieces in a moment."""
+
+    slot: int
+    picture: Picture = field(repr=False)
+    peer_number: int
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
+class Moving:
+    """A socket whose picture is known already is going to another place."""
+
+    slot: int
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    slot: int
+    place: Place
+    refusal: Refusal | None = None
+    """Why it is not where it was to be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Freed:
+    slot: int
+    refusal: Refusal | None = None
+    """What was not as it should be, although the program has the socket back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """It is left as it was."""
+
+    slot: int
+    refusal: Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """It could be built nowhere."""
+
+    slot: int
+    refusal: Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The job is over, or was halted: what has no report was not begun."""
+
+
+Report = Number | Taken | Moving | Built | Freed | Kept | Broken
+Reporter = Callable[[Report], None]
+
+
+def apply(held: Held, report: Report) -> None:
+    """Note what a report says of the socket that it is about."""
+    match report:
+        case Number(number=number):
+            held.number = number
+        case Taken(picture=picture, peer_number=peer_number, place=place):
+            held.stage, held.picture, held.peer_number, held.place = Stage.IN_PIECES, picture, peer_number, place
+        case Moving(place=place):
+            held.stage, held.place = Stage.IN_PIECES, place
+        case Built(place=place, refusal=refusal):
+            held.stage, held.place, held.refusal = Stage.BUILT, place, refusal
+        case Freed(refusal=refusal):
+            held.stage, held.refusal = Stage.FREE, held.refusal or refusal
+        case Kept(refusal=refusal):
+            held.refusal = refusal
+        case Broken(refusal=refusal):
+            held.stage, held.refusal = Stage.LOST, refusal
+
+
+def read(slot: int, held: Held, report: Reporter) -> None:
+    """Look at the socket again now that its owner is stopped, and tell its number; UDP has none."""
+    try:
+        moving.inspect(held.entry, held.sock, held.receive_queue)
+        number = moving.number(held.entry, held.sock)
+    except (Refused, OSError) as error:
+        leave(slot, held, refusal_for(error), report)
+    else:
+        report(Number(slot, number))
+
+
+def build(slot: int, held: Held, place: Place, peer_number: int, report: Reporter) -> None:
+    """Take the socket to a place, or leave it as it was."""
+    if held.picture is not None:
+        report(Moving(slot, place))
+        finish(slot, held, report)
+        return
+    try:
+        picture = moving.take(held.entry, held.sock, held.keys)
+    except OSError as error:
+        leave(slot, held, refusal_for(error), report)
+        return
+    if isinstance(picture, Image) and picture.receive_next != held.number:
+        changed = f"{held.entry}: it expected {held.number}, now {picture.receive_next}"
+        leave(slot, held, Refusal(Reason.CHANGED, changed), report)
+        return
+    report(Taken(slot, picture, peer_number, place))
+    finish(slot, held, report)
+
+
+def leave(slot: int, held: Held, refusal: Refusal, report: Reporter) -> None:
+    """Not this one: as it was before."""
+    moving.clear(held.entry, held.sock, held.reuse_address)
+    report(Kept(slot, refusal))
+
+
+def finish(slot: int, held: Held, report: Reporter) -> None:
+    """Build a socket that may be in pieces where it is to stand, or else where it stood."""
+    assert held.picture is not None
+    refusal = None
+    for place in (held.place, _other(held.place)):
+        try:
+            moving.build(held.entry, held.sock, held.picture, place, held.peer_number)
+        except (Refused, OSError) as error:
+            refusal = refusal or refusal_for(error)
+            continue
+        report(Built(slot, place, refusal))
+        return
+    assert refusal is not None
+    report(Broken(slot, Refusal(Reason.LOST, refusal.detail)))
+
+
+def let_go(slot: int, held: Held, report: Reporter) -> None:
+    """Give the socket back to its program. One that was not taken apart needs nothing."""
+    if held.stage is Stage.BUILT:
+        assert held.picture is not None
+        try:
+            moving.let_go(held.sock, held.picture)
+        except OSError as error:
+            # It has ended, or the kernel's own window probe sets it going (tcp_probe_timer).
+            moving.clear(held.entry, held.sock, held.reuse_address)
+            report(Freed(slot, Refusal(Reason.FAILED, str(error))))
+            return
+    report(Freed(slot))
+
+
+def refusal_for(error: Refused | OSError) -> Refusal:
+    return moving.refusal_for(error) if isinstance(error, Refused) else Refusal(Reason.FAILED, str(error))
+
+
+def _other(place: Place) -> Place:
+    return Place.OLD if place is Place.NEW else Place.NEW
+
+
+class KeeperGone(Exception):  # noqa: N818 - that it is gone is what happened
+    """The other end of the channel is closed."""
+
+
+T = TypeVar("T")
+
+_LENGTH: Final = struct.Struct("=Q")
+
+
+def pack(message: object) -> bytes:
+    """As it goes through the channel, which is between the mover's own two processes only."""
+    body = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
+    return _LENGTH.pack(len(body)) + body
+
+
+def unpack_from(buffer: bytearray) -> object | None:
+    """Take the first whole message off the buffer; None when there is none."""
+    if len(buffer) < _LENGTH.size:
+        return None
+    end = _LENGTH.size + _LENGTH.unpack_from(buffer)[0]
+    if len(buffer) < end:
+        return None
+    message: object = pickle.loads(memoryview(buffer)[_LENGTH.size : end])  # noqa: S301 - from our own fork
+    del buffer[:end]
+    return message
+
+
+class Worker:
+    """The loop of the forked process."""
+
+    def __init__(self, channel: socket.socket, sockets: Sequence[Held]) -> None:
+        self._channel = channel
+        self._sockets = sockets
+        self._received = bytearray()
+        self._waiting = select.poll()
+        self._waiting.register(channel, select.POLLIN)
+
+    def run(self) -> None:
+        """Do jobs until the keeper closes the channel or ends."""
+        try:
+            while True:
+                job = self._receive()
+                if not isinstance(job, Halt):
+                    self._do(job)
+                    self._send(Ended())
+        except KeeperGone:
+            self._give_back()
+
+    def _do(self, job: Job) -> None:
+        peer_numbers = job.peer_numbers if isinstance(job, Build) else (0,) * len(job.slots)
+        for slot, peer_number in zip(job.slots, peer_numbers, strict=True):
+            if self._waiting.poll(0):  # Halt, or the end of the keeper: either way no further socket
+                return
+            held = self._sockets[slot]
+            match job:
+                case Read():
+                    read(slot, held, self._report)
+                case Build(place=place):
+                    build(slot, held, place, peer_number, self._report)
+                case LetGo():
+                    let_go(slot, held, self._report)
+
+    def _report(self, report: Report) -> None:
+        apply(self._sockets[report.slot], report)
+        try:
+            self._send(report)
+        except KeeperGone:
+            # The socket in hand must be finished all the same. If it is not in pieces yet, it is not to be.
+            if isinstance(report, Taken):
+                held = self._sockets[report.slot]
+                moving.clear(held.entry, held.sock, held.reuse_address)
+                held.stage = Stage.UNTOUCHED
+                raise
+
+    def _give_back(self) -> None:
+        for slot, held in enumerate(self._sockets):
+            if held.stage is Stage.BUILT:
+                let_go(slot, held, lambda _: None)
+
+    def _receive(self) -> Job | Halt:
+        while (message := unpack_from(self._received)) is None:
+            try:
+                part = self._channel.recv(1 << 16)
+            except ConnectionError as error:
+                raise KeeperGone from error
+            if not part:
+                raise KeeperGone
+            self._received += part
+        assert isinstance(message, Read | Build | LetGo | Halt)
+        return message
+
+    def _send(self, message: Report | Ended) -> None:
+        try:
+            self._channel.sendall(pack(message))
+        except ConnectionError as error:
+            raise KeeperGone from error
+
+
+def start(sockets: Sequence[Held]) -> tuple[int, socket.socket]:
+    """Fork a worker for these sockets: its process id, and the keeper's end of the channel, which does not block.
+
+    The worker ends by itself when that end is closed. Raises OSError.
+    """
+    ours, theirs = socket.socketpair()
+    pid = os.fork()
+    if pid == 0:
+        _become_worker(theirs, sockets)
+    theirs.close()
+    ours.setblocking(False)
+    return pid, ours
+
+
+def _become_worker(channel: socket.socket, sockets: Sequence[Held]) -> None:
+    """Never returns. The keeper's other descriptors are closed: by them its death, and the daemon's, is noticed."""
+    status = 1
+    try:
+        signal.set_wakeup_fd(-1)
+        kept = {0, 1, 2, channel.fileno(), *(held.sock.fileno() for held in sockets)}
+        for name in os.listdir("/proc/self/fd"):  # noqa: PTH208
+            if int(name) not in kept:
+                _close(int(name))
+        Worker(channel, sockets).run()
+        status = 0
+    except BaseException:  # noqa: BLE001 - the end of this process
+        traceback.print_exc()
+    finally:
+        os._exit(status)  # nothing of the keeper's that is to be done at exit
+
+
+def _close(descriptor: int) -> None:
+    try:
+        os.close(descriptor)
+    except OSError:
+        return

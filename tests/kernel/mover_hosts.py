@@ -1,0 +1,284 @@
+"""Two hosts on one cable, programs on them, and their movers, driven as the two daemons would."""
+
+from __future__ import annotations
+
+import re
+import select
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Self, TypeVar
+
+from swanroam.kernel.sock_diag import SocketProtocol
+from swanroam.transport.orders import (
+    Answer,
+    Entry,
+    Go,
+    Gone,
+    Inspect,
+    Inspected,
+    Order,
+    Place,
+    Rebuild,
+    Rebuilt,
+    Stop,
+    Stopped,
+    decode,
+    encode,
+)
+
+OLD = ip_address("10.0.0.1")
+NEW = ip_address("10.0.0.3")
+PEER = ip_address("10.0.0.2")
+SERVER_PORT = 7000
+
+PROGRAMS = Path(__file__).parent / "mover_programs.py"
+PATIENCE = 20.0
+"""Seconds after which a test takes it that something will not happen any more."""
+
+T = TypeVar("T", bound=Answer)
+
+
+class MoverDied(AssertionError):  # noqa: N818 - that it died is what happened
+    """Its end of the channel is closed."""
+
+
+class Mover:
+    """The daemon's side of a mover process."""
+
+    def __init__(self, channel: socket.socket, process: subprocess.Popen[bytes] | None) -> None:
+        self.process = process
+        self._channel = channel
+        self._received = b""
+        self._transfers = iter(range(1, 1 << 30))
+
+    def send(self, *orders: Order) -> None:
+        try:
+            self._channel.sendall(b"".join(encode(order) for order in orders))
+        except BrokenPipeError as error:
+            raise MoverDied from error
+
+    def receive(self, kind: type[T], timeout: float = PATIENCE) -> T:
+        self._channel.settimeout(timeout)
+        while b"\n" not in self._received:
+            try:
+                part = self._channel.recv(1 << 20)
+            except ConnectionResetError as error:
+                raise MoverDied from error
+            if not part:
+                raise MoverDied
+            self._received += part
+        line, _, self._received = self._received.partition(b"\n")
+        answer = decode(line)
+        assert isinstance(answer, kind), answer
+        return answer
+
+    def ask(self, order: Order, kind: type[T]) -> T:
+        self.send(order)
+        return self.receive(kind)
+
+    def next_transfer(self) -> int:
+        return next(self._transfers)
+
+    def stop(self, transfer: int, entries: Sequence[Entry], **limits: float) -> Stopped:
+        return self.ask(Stop(transfer, tuple(entries), **limits), Stopped)  # type: ignore[arg-type]
+
+    def rebuild(self, transfer: int, numbers: dict[int, int]) -> Rebuilt:
+        return self.ask(Rebuild(transfer, numbers), Rebuilt)
+
+    def go(self, transfer: int, back: tuple[int, ...] = (), keep_locks: tuple[int, ...] = ()) -> Gone:
+        return self.ask(Go(transfer, back, keep_locks), Gone)
+
+    def inspect(self, entries: Sequence[Entry], **more: object) -> Inspected:
+        return self.ask(Inspect(0, tuple(entries), **more), Inspected)  # type: ignore[arg-type]
+
+    def where(self, entry: Entry) -> Place:
+        return self.inspect([entry]).found[0]
+
+    def close(self) -> None:
+        """As the daemon's death does."""
+        self._channel.close()
+
+    def ended(self) -> int:
+        """Wait for the end of the process; its exit status."""
+        assert self.process is not None
+        return self.process.wait(PATIENCE)
+
+
+class Program:
+    """One of mover_programs.py, or another: with lines as its output."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.pid = process.pid
+
+    def line(self, timeout: float = PATIENCE) -> str:
+        assert self.process.stdout is not None
+        ready, _, _ = select.select([self.process.stdout], [], [], timeout)
+        assert ready, "the program says nothing"
+        return self.process.stdout.readline().rstrip("\n")
+
+    def say(self, text: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(text + "\n")
+        self.process.stdin.flush()
+
+    def ask(self, text: str) -> str:
+        self.say(text)
+        return self.line()
+
+    def total(self) -> int:
+        """Octets that have come back to a client."""
+        return int(self.ask("total"))
+
+    def goes_on(self, octets: int = 200_000) -> None:
+        """Wait until so much more has come back: more than can have been on its way."""
+        wanted = self.total() + octets
+        deadline = time.monotonic() + PATIENCE
+        while self.total() < wanted:
+            assert time.monotonic() < deadline, "nothing comes back any more"
+            time.sleep(0.002)
+
+    def end(self) -> None:
+        """Tell a client to end; everything must have come back."""
+        self.say("end")
+        assert self.line().startswith("ok ")
+
+    def state(self) -> str:
+        """As in /proc/PID/stat: R, S, T for stopped, t for traced."""
+        return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+class Host:
+    """A network namespace; programs and movers in it end with the test."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack = stack
+        self._holder = subprocess.Popen(
+            ["unshare", "-n", "sh", "-c", "echo; exec sleep infinity"], stdout=subprocess.PIPE
+        )
+        stack.callback(_end, self._holder)
+        assert self._holder.stdout is not None
+        self._holder.stdout.readline()
+        self.ip("link set lo up")
+
+    @property
+    def holder(self) -> int:
+        return self._holder.pid
+
+    @property
+    def _enter(self) -> list[str]:
+        return ["nsenter", f"--net=/proc/{self._holder.pid}/ns/net", "--"]
+
+    def ip(self, *lines: str) -> str:
+        done = subprocess.run(
+            [*self._enter, "ip", "-batch", "-"],
+            input="\n".join(lines) + "\n",
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{lines}: {done.stderr}"
+        return done.stdout
+
+    def start(self, *argv: str) -> Program:
+        """A program; by default one of mover_programs.py."""
+        process = subprocess.Popen(
+            [*self._enter, *argv], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
+        self._stack.callback(_end, process)
+        return Program(process)
+
+    def python(self, *arguments: str) -> Program:
+        return self.start(sys.executable, "-u", str(PROGRAMS), *arguments)
+
+    def mover(self, *argv: str) -> Mover:
+        """A mover as the daemon starts it; `argv`: another way of starting one, which ends in the option --fd."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            command = argv or (sys.executable, "-P", "-m", "swanroam.transport")
+            process = subprocess.Popen(
+                [*self._enter, *command, "--fd", str(theirs.fileno())], pass_fds=[theirs.fileno()]
+            )
+        self._stack.callback(_end, process)
+        self._stack.callback(ours.close)
+        return Mover(ours, process)
+
+    def resets_sent(self) -> int:
+        text = Path(f"/proc/{self._holder.pid}/net/snmp").read_text()
+        names, values = re.findall(r"^Tcp: (.*)$", text, re.MULTILINE)
+        return int(dict(zip(names.split(), values.split(), strict=True))["OutRsts"])
+
+    def locks(self) -> int:
+        """How many connections are locked."""
+        return self.start("ip", "xfrm", "policy").process.communicate()[0].count("action block")
+
+
+def _end(process: subprocess.Popen[bytes] | subprocess.Popen[str]) -> None:
+    process.kill()
+    for stream in (process.stdin, process.stdout, process.stderr):
+        if stream is not None:
+            stream.close()
+    process.wait()
+
+
+class Pair(ExitStack):
+    """A mobile host, whose address changes from OLD to NEW, and its correspondent."""
+
+    mobile: Host
+    peer: Host
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        self.mobile, self.peer = Host(self), Host(self)
+        self.mobile.ip(
+            f"link add wire type veth peer name wire netns {self.peer.holder}",
+            f"address add {OLD}/24 dev wire",
+            f"address add {NEW}/24 dev wire",
+            "link set wire up",
+        )
+        self.peer.ip(f"address add {PEER}/24 dev wire", "link set wire up")
+        return self
+
+    def movers(self) -> tuple[Mover, Mover]:
+        return self.mobile.mover(), self.peer.mover()
+
+    def client(self, style: str, count: int = 1) -> tuple[Program, list[int]]:
+        """A client, connected to a server on the other host, and the ports of its connections."""
+        assert self.peer.python("echo").line() == "up"
+        client = self.mobile.python("client", style, str(count))
+        return client, [int(port) for port in client.line().split()[1:]]
+
+    def resets(self) -> int:
+        """RSTs that either host has sent."""
+        return self.mobile.resets_sent() + self.peer.resets_sent()
+
+    def steer(self, source: object) -> None:
+        """From now on routes choose this source address."""
+        self.mobile.ip(f"route replace {PEER}/32 dev wire src {source}")
+
+
+def entries(*ports: int, protocol: SocketProtocol = SocketProtocol.TCP) -> tuple[list[Entry], list[Entry]]:
+    """Connections from these ports of the mobile host: as the mobile host and as its peer sees them."""
+    mobile = [Entry(protocol, OLD, port, PEER, SERVER_PORT, NEW, PEER) for port in ports]
+    peer = [Entry(protocol, PEER, SERVER_PORT, OLD, port, PEER, NEW) for port in ports]
+    return mobile, peer
+
+
+def hand_over(mobile: Mover, peer: Mover, here: Sequence[Entry], there: Sequence[Entry]) -> None:
+    """Move the connections, all of which can be moved."""
+    one, two = mobile.next_transfer(), peer.next_transfer()
+    mobile.send(Stop(one, tuple(here)))
+    ours, theirs = peer.stop(two, there), mobile.receive(Stopped)
+    assert (dict(theirs.refusals), dict(ours.refusals)) == ({}, {})
+    mobile.send(Rebuild(one, ours.numbers))
+    there_done, here_done = peer.rebuild(two, dict(theirs.numbers)), mobile.receive(Rebuilt)
+    assert (dict(here_done.refusals), dict(there_done.refusals)) == ({}, {})
+    mobile.send(Go(one))
+    assert dict(peer.go(two).refusals) == {}
+    assert dict(mobile.receive(Gone).refusals) == {}
