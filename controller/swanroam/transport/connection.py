@@ -196,7 +196,9 @@ def rebuild(
         repair.set_sequence(sock, repair.RECEIVE_QUEUE, image.receive_next - len(image.received))
         repair.set_sequence(sock, repair.SEND_QUEUE, peer_number)
         repair.choose_queue(sock, repair.NO_QUEUE)
+        repair.limit_segments(sock, image.segment_limit)
         sock.connect(binding.socket_address(image.family, target.remote, target.remote_port))
+        repair.limit_segments(sock, 0)
 
     undo = target == image.addresses
     Placing(sock, target, image.settings, steering or Steering(), connect).place(whatever_it_takes=undo)
@@ -227,33 +229,40 @@ def let_go(sock: socket.socket, image: Image) -> None:
     repair.enter(sock)
     now = repair.window(sock)
     if not now.send:
-        missing = repair.unconfirmed(sock) - image.fin_sent
-        unacknowledged = image.write_next - missing
-        offered = (image.send_unacknowledged + image.window.send - unacknowledged) & SEQUENCE_MASK
-        # Beyond what was offered only by a window probe's octet: then nothing is left of the window.
-        if offered <= image.window.send:
-            repair.set_window(sock, replace(now, send=offered))
-    repair.leave(sock, image.settings.reuse_address, probe=True)
-    # A corked segment is to stay: the answer to the probe brings the full ones before it on their way.
-    if not image.cork or image.fin_sent:
+        now = replace(now, send=_still_offered(sock, image))
+        repair.set_window(sock, now)
+    # A corked segment is to stay, so nothing is pushed; the answer to a probe brings the full ones before it on their
+    # way. Not when something has come in since: the peer discards a probe, and the acknowledgment in it would be lost.
+    push = not image.cork or image.fin_sent
+    untouched = repair.unread(sock) == len(image.received)
+    probe = untouched and bool(repair.unconfirmed(sock)) and (not push or not now.send)
+    repair.leave(sock, image.settings.reuse_address, probe=probe)
+    if push:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if not image.no_delay:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
 
 
+def _still_offered(sock: socket.socket, image: Image) -> int:
+    """What is left of the window that the peer had offered, in octets."""
+    unacknowledged = image.write_next - max(0, repair.unconfirmed(sock) - image.fin_sent)
+    used = (unacknowledged - image.send_unacknowledged) & SEQUENCE_MASK
+    return max(0, image.window.send - used)  # a probe of a closed window is one octet more than was offered
+
+
 def _closed(image: Image) -> Window:
     """The image's window without room to send; any segment of the peer may open it.
 
-    A FIN that was received is sent again: its number counts as room.
+    The room to receive ends where it did, but counts as announced now: the peer knows what has been received, and
+    only so is its first segment's timestamp taken over and a window probe answered (`rcv_wup` in tcp_input.c).
     """
     edge = image.window.receive_update + image.window.receive
-    announced = image.receive_next if image.fin_received else image.window.receive_update
     return Window(
         send_update=(image.receive_next - 1) & SEQUENCE_MASK,
         send=0,
         send_largest=image.window.send_largest,
-        receive=(edge - announced) & SEQUENCE_MASK,
-        receive_update=announced & SEQUENCE_MASK,
+        receive=(edge - image.receive_next) & SEQUENCE_MASK,
+        receive_update=image.receive_next,
     )
 
 
