@@ -66,6 +66,8 @@ _CHUNK = 1 << 15
 
 _BUFFER_ROOM = 1 << 20
 
+_DEFAULT_SEGMENT = 536  # TCP_MSS_DEFAULT
+
 
 def inspect(sock: socket.socket, rqueue: int | None = None, *, interface: int = 0) -> None:
     """Refuse what is known beforehand not to be movable. Changes nothing.
@@ -196,7 +198,7 @@ def rebuild(
         repair.set_sequence(sock, repair.RECEIVE_QUEUE, image.receive_next - len(image.received))
         repair.set_sequence(sock, repair.SEND_QUEUE, peer_number)
         repair.choose_queue(sock, repair.NO_QUEUE)
-        repair.limit_segments(sock, image.segment_limit)
+        repair.limit_segments(sock, _first_segment_limit(image))
         sock.connect(binding.socket_address(image.family, target.remote, target.remote_port))
         repair.limit_segments(sock, 0)
 
@@ -248,6 +250,17 @@ def _still_offered(sock: socket.socket, image: Image) -> int:
     unacknowledged = image.write_next - max(0, repair.unconfirmed(sock) - image.fin_sent)
     used = (unacknowledged - image.send_unacknowledged) & SEQUENCE_MASK
     return max(0, image.window.send - used)  # a probe of a closed window is one octet more than was offered
+
+
+def _first_segment_limit(image: Image) -> int:
+    """In octets: what connecting computes the segment size from, before it knows how small the peer's window is.
+
+    A segment that is larger than the window would wait for the timer that probes it. The kernel looks at half of the
+    largest window, and again once a larger one is offered. Source: tcp_bound_to_half_wnd() in include/net/tcp.h.
+    """
+    largest = image.window.send_largest
+    bound = largest // 2 if largest > _DEFAULT_SEGMENT else largest
+    return min(image.segment_limit, bound or image.segment_limit)
 
 
 def _closed(image: Image) -> Window:
