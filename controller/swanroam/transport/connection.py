@@ -29,7 +29,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from swanroam.kernel.sock_diag import SocketState
-from swanroam.transport import binding, repair
+from swanroam.transport import binding, detour, repair
 from swanroam.transport.binding import Placing, Steering
 from swanroam.transport.image import (
     SEQUENCE_MASK,
@@ -202,8 +202,16 @@ def rebuild(
         sock.connect(binding.socket_address(image.family, target.remote, target.remote_port))
         repair.limit_segments(sock, 0)
 
-    undo = target == image.addresses
-    Placing(sock, target, image.settings, steering or Steering(), connect).place(whatever_it_takes=undo)
+    def take_detour() -> None:
+        try:
+            detour.lead(sock, target.local)
+        except OSError as error:
+            raise Refused(Reason.SOURCE, f"{target.local} cannot be forced: {error.strerror}") from error
+        # Setting the mark back makes the socket forget the way to its own address.
+        repair.set_unsigned(sock, socket.SOL_SOCKET, socket.SO_MARK, image.settings.mark ^ 1)
+
+    placing = Placing(sock, target, image.settings, steering or Steering(), connect, take_detour)
+    placing.place(whatever_it_takes=target == image.addresses)
     repair.set_agreed(
         sock,
         segment_limit=image.segment_limit,
