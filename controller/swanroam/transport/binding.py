@@ -69,17 +69,29 @@ class Placing:
         address, _stale_port = local_name(self.sock)
         if not address.is_unspecified:
             self._at_address(address)
+        elif self._bind_without_port(_any(self.sock.family)):
+            self._unbound(forced=forced)
         else:
-            if self._bind_without_port(_any(self.sock.family)):
-                # Only what is known to lead to the right address is worth being bound for good.
-                self._steer(forced=forced)
-                self._start_again()
-                self._bind(_any(self.sock.family), self.target.local_port)
             self._steer(forced=forced)
         restore(self.sock, self.settings)
         port = local_name(self.sock)[1]
         if port != self.target.local_port:
             raise Refused(Reason.BOUND_TO_ADDRESS, f"to port {port}, not {self.target.local_port}")
+
+    def _unbound(self, *, forced: bool) -> None:
+        try:
+            self._steer(forced=forced)
+        except Refused as refused:
+            if not forced or refused.reason not in (Reason.SOURCE, Reason.ROUTE):
+                raise
+            # Even the way to it has another source: it is a secondary address (fib_add_ifaddr()). Bind to it, then.
+            self._start_again()
+            self._at_address(self.target.local)
+            return
+        # Only what is known to lead to the right address is worth being bound to a port for good.
+        self._start_again()
+        self._bind(_any(self.sock.family), self.target.local_port)
+        self._steer(forced=forced)
 
     def _at_address(self, address: IPAddress) -> None:
         if self._bind_without_port(self.target.local):
