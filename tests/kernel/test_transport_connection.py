@@ -68,6 +68,7 @@ def test_ten_moves_in_a_row_with_data_in_every_queue(hosts: Hosts, kind: str, se
     version, dual_stack = KINDS[kind]
     chosen = random.Random(seed)
     client, server = hosts.connect(version, dual_stack=dual_stack)
+    segment_size = client.held.getsockopt(TCP, socket.TCP_MAXSEG)
     for network in "bcabcabcab":
         sizes = [chosen.choice((0, 1, chosen.randrange(3000), chosen.randrange(100_000))) for _ in range(2)]
         to_server = fill(client, sizes[0], sender_seed=seed)
@@ -79,6 +80,7 @@ def test_ten_moves_in_a_row_with_data_in_every_queue(hosts: Hosts, kind: str, se
             correspondent(1, version),
         )
         assert server.addresses.remote == mobile(network, version)
+        assert client.held.getsockopt(TCP, socket.TCP_MAXSEG) == segment_size
         assert receive(server.sock, len(to_server)) == to_server
         assert receive(client.sock, len(to_client)) == to_client
         exchange(client, server)
@@ -475,6 +477,7 @@ def test_nothing_leaves_before_let_go_and_then_all_at_once(hosts: Hosts) -> None
         connection.let_go(end.held, image)
     assert receive(server.sock, 7000) == said[0]
     assert receive(client.sock, 7000) == said[1]
+    # Without any timer: the shortest is 0.2 s, the first after connecting one to three seconds.
     took = time.monotonic() - started
     assert took < 0.15
     for capture in captures:
@@ -500,6 +503,20 @@ def test_a_corked_segment_stays_corked_and_full_ones_go(hosts: Hosts) -> None:
         server.held.recv(1, socket.MSG_DONTWAIT)
     assert client.sock.getsockopt(TCP, socket.TCP_CORK) == 1
     assert first + receive(server.sock, 10_000 - len(first)) == said
+
+
+def test_a_window_smaller_than_a_segment_is_used_at_once(hosts: Hosts) -> None:
+    small = ((socket.SOL_SOCKET, socket.SO_RCVBUF, 1),)
+    client, server = hosts.connect(options=small)
+    with hosts.locked():
+        said = fill(client, 2000)
+        images = rebuild(*plan_for(hosts, client, server, "b"))
+    assert 0 < images[0].window.send < images[0].segment_limit
+    started = time.monotonic()
+    for end, image in zip((client, server), images, strict=True):
+        connection.let_go(end.held, image)
+    assert receive(server.sock, 2000) == said
+    assert time.monotonic() - started < 0.15
 
 
 def test_a_closed_window_stays_closed_until_the_reader_reads(hosts: Hosts) -> None:
@@ -671,6 +688,54 @@ def test_a_wrong_source_is_refused_and_binds_nothing(hosts: Hosts) -> None:
     to_network(hosts, client, server, "b")
     to_network(hosts, client, server, "c")
     exchange(client, server)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_socket_that_moved_before_is_put_back_against_all_routes(hosts: Hosts, kind: str) -> None:
+    version, dual_stack = KINDS[kind]
+    client, server = hosts.connect(version, dual_stack=dual_stack)
+    to_network(hosts, client, server, "b")
+    said = fill(client, 50_000)
+    hosts.prefer("c")
+    with hosts.locked():
+        image, number = connection.take(client.held), connection.read_number(server.held)
+        with pytest.raises(Refused, match="another source address"):
+            connection.rebuild(client.held, image, client.at(local=mobile("a", version)), number)
+        connection.rebuild(client.held, image, image.addresses, number)
+        assert connection.take(client.held).settings == image.settings
+    capture = hosts.capture(hosts.correspondent)
+    connection.let_go(client.held, image)
+    assert client.addresses.local == mobile("b", version)
+    assert receive(server.sock, len(said)) == said
+    exchange(client, server)
+    assert {segment.source for segment in capture.segments()} == {mobile("b", version)}
+    to_network(hosts, client, server, "a")
+    exchange(client, server)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_new_address_may_be_any_of_those_that_its_interface_has(hosts: Hosts, kind: str) -> None:
+    version, dual_stack = KINDS[kind]
+    second = "10.2.0.2" if version == 4 else "2001:db8:2::2"
+    hosts.mobile.ip(f"addr add {second}/{24 if version == 4 else 64} dev net-b{'' if version == 4 else ' nodad'}")
+    hosts.correspondent.ip(f"route replace {second} dev net-b src {correspondent(1, version)}")
+    try:
+        client, server = hosts.connect(version, dual_stack=dual_stack)
+        size = client.held.getsockopt(TCP, socket.TCP_MAXSEG)
+        new = ip_address(second)
+        for _ in range(2):
+            move(
+                hosts,
+                (client, client.at(local=new), Steering(interface=hosts.interface("b"))),
+                (server, server.at(remote=new)),
+            )
+            exchange(client, server, 300_000)
+            assert client.addresses.local == new
+            assert client.held.getsockopt(TCP, socket.TCP_MAXSEG) == size
+            to_network(hosts, client, server, "a")
+            exchange(client, server)
+    finally:
+        hosts.mobile.ip(f"addr del {second}/{24 if version == 4 else 64} dev net-b")
 
 
 def test_a_routing_mark_steers_where_no_interface_does(hosts: Hosts) -> None:

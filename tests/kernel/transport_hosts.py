@@ -230,6 +230,9 @@ class Hosts:
     def forget(self) -> None:
         """Close every socket and let routes be as at first."""
         for opened in self._opened:
+            if opened.fileno() >= 0 and opened.type == socket.SOCK_STREAM:
+                # With a reset, so that no port is left waiting for the next test.
+                opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("=ii", 1, 0))
             opened.close()
         self._opened.clear()
         self.prefer("a")

@@ -14,6 +14,7 @@ only ``orders``.
 - ``image``: a connection as data, and why one may not be moved.
 - ``repair``: the kernel's raw interface for taking sockets apart and putting them together again.
 - ``binding``: how a socket comes by its local address without losing the ability to move again.
+- ``detour``: how a connection comes by a source address that no route would choose.
 - ``signature``: TCP-MD5 keys.
 - ``connection``, ``datagram``: one TCP connection, one UDP socket.
 """

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
 from swanroam.kernel.sock_diag import IPAddress
-from swanroam.transport import repair
+from swanroam.transport import detour, repair
 from swanroam.transport.image import FourTuple, Reason, Refused, Settings
 
 _NO_ROUTE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EPERM, errno.EINVAL)
@@ -45,48 +45,53 @@ class Steering:
 
 @dataclass(frozen=True, slots=True)
 class Placing:
-    """One socket on its way to a four-tuple. `connect` connects it there; it is tried more than once."""
+    """One socket on its way to a four-tuple."""
 
     sock: socket.socket
     target: FourTuple
     settings: Settings
     steering: Steering
     connect: Callable[[], None]
+    """Connects it to the remote address; called more than once."""
+    take_detour: Callable[[], None]
+    """Makes the next `connect` take the local address as its source, whatever the routes say."""
 
     def place(self, *, whatever_it_takes: bool) -> None:
         """Bind and connect a disconnected socket.
 
-        `whatever_it_takes`: for putting a socket back. Where the routes choose another source, one that could be
-        bound is bound to the address for good rather than refused.
+        `whatever_it_takes`: for putting a socket back. Where neither routes nor steering lead to the address, the
+        source is forced, which is done with `Steering.interface` as well: then it is known where the address belongs.
 
         Raises Refused (BOUND_TO_ADDRESS, NO_ADDRESS, PORT_TAKEN, SOURCE, ROUTE) and OSError. The socket can then be
         placed again, here or elsewhere, once it has been disconnected.
         """
+        forced = whatever_it_takes or bool(self.steering.interface)
         address, _stale_port = local_name(self.sock)
         if not address.is_unspecified:
             self._at_address(address)
         elif self._bind_without_port(_any(self.sock.family)):
-            self._unbound(whatever_it_takes=whatever_it_takes)
+            self._unbound(forced=forced)
         else:
-            self._steer()
+            self._steer(forced=forced)
         restore(self.sock, self.settings)
         port = local_name(self.sock)[1]
         if port != self.target.local_port:
             raise Refused(Reason.BOUND_TO_ADDRESS, f"to port {port}, not {self.target.local_port}")
 
-    def _unbound(self, *, whatever_it_takes: bool) -> None:
+    def _unbound(self, *, forced: bool) -> None:
         try:
-            self._steer()
+            self._steer(forced=forced)
         except Refused as refused:
-            if not whatever_it_takes or refused.reason not in (Reason.SOURCE, Reason.ROUTE):
+            if not forced or refused.reason not in (Reason.SOURCE, Reason.ROUTE):
                 raise
+            # Even the way to it has another source: it is a secondary address (fib_add_ifaddr()). Bind to it, then.
             self._start_again()
             self._at_address(self.target.local)
             return
-        # Known to lead to the right address; only now the socket is bound to what it can't be freed of.
-        repair.disconnect(self.sock)
+        # Only what is known to lead to the right address is worth being bound to a port for good.
+        self._start_again()
         self._bind(_any(self.sock.family), self.target.local_port)
-        self._steer()
+        self._steer(forced=forced)
 
     def _at_address(self, address: IPAddress) -> None:
         if self._bind_without_port(self.target.local):
@@ -132,27 +137,35 @@ class Placing:
             raise
         return True
 
-    def _steer(self) -> None:
-        """Connect so that the kernel chooses the wanted source, first by its routes alone, then with our help."""
-        ways = [Steering()]
-        if self.steering != ways[0]:
-            ways.append(self.steering)
+    def _steer(self, *, forced: bool) -> None:
+        """Connect so that the kernel chooses the wanted source: by its routes alone, by steering, by force."""
+        ways = [self._go_straight]
+        if self.steering != Steering():
+            ways.append(self._go_steered)
+        if forced:
+            ways.append(self.take_detour)
         failure: Refused | None = None
         for way in ways:
             if failure:
                 self._start_again()
-            if way.interface:
-                self.sock.setsockopt(socket.SOL_SOCKET, repair.SO_BINDTOIFINDEX, way.interface)
-            if way.mark:
-                repair.set_unsigned(self.sock, socket.SOL_SOCKET, socket.SO_MARK, way.mark)
             try:
+                way()
                 self._connect()
             except Refused as refused:
-                failure = refused
+                failure = failure or refused
                 continue
             return
         assert failure is not None
         raise failure
+
+    def _go_straight(self) -> None:
+        """No option is set."""
+
+    def _go_steered(self) -> None:
+        if self.steering.interface:
+            self.sock.setsockopt(socket.SOL_SOCKET, repair.SO_BINDTOIFINDEX, self.steering.interface)
+        if self.steering.mark:
+            repair.set_unsigned(self.sock, socket.SOL_SOCKET, socket.SO_MARK, self.steering.mark)
 
     def _connect(self) -> None:
         try:
@@ -189,6 +202,7 @@ def settings(sock: socket.socket) -> Settings:
         mark=repair.unsigned(sock, socket.SOL_SOCKET, socket.SO_MARK),
         bind_address_no_port=sock.getsockopt(socket.IPPROTO_IP, repair.IP_BIND_ADDRESS_NO_PORT),
         port_range=repair.optional(sock, socket.IPPROTO_IP, repair.IP_LOCAL_PORT_RANGE),
+        source_routes=detour.found(sock),
     )
 
 
@@ -197,6 +211,7 @@ def restore(sock: socket.socket, wanted: Settings) -> None:
 
     Setting a device on a socket that has one takes CAP_NET_RAW.
     """
+    detour.restore(sock, wanted.source_routes)
     found = settings(sock)
     if found.device != wanted.device:
         sock.setsockopt(socket.SOL_SOCKET, repair.SO_BINDTOIFINDEX, wanted.device)

@@ -29,7 +29,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from swanroam.kernel.sock_diag import SocketState
-from swanroam.transport import binding, repair
+from swanroam.transport import binding, detour, repair
 from swanroam.transport.binding import Placing, Steering
 from swanroam.transport.image import (
     SEQUENCE_MASK,
@@ -65,6 +65,8 @@ _CHUNK = 1 << 15
 """Octets given to the receive queue at once: the kernel takes each as one buffer."""
 
 _BUFFER_ROOM = 1 << 20
+
+_DEFAULT_SEGMENT = 536  # TCP_MSS_DEFAULT
 
 
 def inspect(sock: socket.socket, rqueue: int | None = None, *, interface: int = 0) -> None:
@@ -196,10 +198,20 @@ def rebuild(
         repair.set_sequence(sock, repair.RECEIVE_QUEUE, image.receive_next - len(image.received))
         repair.set_sequence(sock, repair.SEND_QUEUE, peer_number)
         repair.choose_queue(sock, repair.NO_QUEUE)
+        repair.limit_segments(sock, _first_segment_limit(image))
         sock.connect(binding.socket_address(image.family, target.remote, target.remote_port))
+        repair.limit_segments(sock, 0)
 
-    undo = target == image.addresses
-    Placing(sock, target, image.settings, steering or Steering(), connect).place(whatever_it_takes=undo)
+    def take_detour() -> None:
+        try:
+            detour.lead(sock, target.local)
+        except OSError as error:
+            raise Refused(Reason.SOURCE, f"{target.local} cannot be forced: {error.strerror}") from error
+        # Setting the mark back makes the socket forget the way to its own address.
+        repair.set_unsigned(sock, socket.SOL_SOCKET, socket.SO_MARK, image.settings.mark ^ 1)
+
+    placing = Placing(sock, target, image.settings, steering or Steering(), connect, take_detour)
+    placing.place(whatever_it_takes=target == image.addresses)
     repair.set_agreed(
         sock,
         segment_limit=image.segment_limit,
@@ -227,33 +239,51 @@ def let_go(sock: socket.socket, image: Image) -> None:
     repair.enter(sock)
     now = repair.window(sock)
     if not now.send:
-        missing = repair.unconfirmed(sock) - image.fin_sent
-        unacknowledged = image.write_next - missing
-        offered = (image.send_unacknowledged + image.window.send - unacknowledged) & SEQUENCE_MASK
-        # Beyond what was offered only by a window probe's octet: then nothing is left of the window.
-        if offered <= image.window.send:
-            repair.set_window(sock, replace(now, send=offered))
-    repair.leave(sock, image.settings.reuse_address, probe=True)
-    # A corked segment is to stay: the answer to the probe brings the full ones before it on their way.
-    if not image.cork or image.fin_sent:
+        now = replace(now, send=_still_offered(sock, image))
+        repair.set_window(sock, now)
+    # A corked segment is to stay, so nothing is pushed; the answer to a probe brings the full ones before it on their
+    # way. Not when something has come in since: the peer discards a probe, and the acknowledgment in it would be lost.
+    push = not image.cork or image.fin_sent
+    untouched = repair.unread(sock) == len(image.received)
+    probe = untouched and bool(repair.unconfirmed(sock)) and (not push or not now.send)
+    repair.leave(sock, image.settings.reuse_address, probe=probe)
+    if push:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if not image.no_delay:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
 
 
+def _still_offered(sock: socket.socket, image: Image) -> int:
+    """What is left of the window that the peer had offered, in octets."""
+    unacknowledged = image.write_next - max(0, repair.unconfirmed(sock) - image.fin_sent)
+    used = (unacknowledged - image.send_unacknowledged) & SEQUENCE_MASK
+    return max(0, image.window.send - used)  # a probe of a closed window is one octet more than was offered
+
+
+def _first_segment_limit(image: Image) -> int:
+    """In octets: what connecting computes the segment size from, before it knows how small the peer's window is.
+
+    A segment that is larger than the window would wait for the timer that probes it. The kernel looks at half of the
+    largest window, and again once a larger one is offered. Source: tcp_bound_to_half_wnd() in include/net/tcp.h.
+    """
+    largest = image.window.send_largest
+    bound = largest // 2 if largest > _DEFAULT_SEGMENT else largest
+    return min(image.segment_limit, bound or image.segment_limit)
+
+
 def _closed(image: Image) -> Window:
     """The image's window without room to send; any segment of the peer may open it.
 
-    A FIN that was received is sent again: its number counts as room.
+    The room to receive ends where it did, but counts as announced now: the peer knows what has been received, and
+    only so is its first segment's timestamp taken over and a window probe answered (`rcv_wup` in tcp_input.c).
     """
     edge = image.window.receive_update + image.window.receive
-    announced = image.receive_next if image.fin_received else image.window.receive_update
     return Window(
         send_update=(image.receive_next - 1) & SEQUENCE_MASK,
         send=0,
         send_largest=image.window.send_largest,
-        receive=(edge - announced) & SEQUENCE_MASK,
-        receive_update=announced & SEQUENCE_MASK,
+        receive=(edge - image.receive_next) & SEQUENCE_MASK,
+        receive_update=image.receive_next,
     )
 
 

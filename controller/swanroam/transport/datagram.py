@@ -67,5 +67,10 @@ def rebuild(sock: socket.socket, image: DatagramImage, target: FourTuple, steeri
         return
     repair.disconnect(sock)
     binding.restore(sock, image.settings)
-    undo = target == image.addresses
-    Placing(sock, target, image.settings, steering or Steering(), connect).place(whatever_it_takes=undo)
+
+    def take_detour() -> None:
+        # The source on the way to one's own address is this address, and connecting again keeps it.
+        sock.connect(binding.socket_address(image.family, target.local, target.remote_port))
+
+    placing = Placing(sock, target, image.settings, steering or Steering(), connect, take_detour)
+    placing.place(whatever_it_takes=target == image.addresses)

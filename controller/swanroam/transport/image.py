@@ -73,6 +73,8 @@ class Settings:
     bind_address_no_port: int
     port_range: int | None
     """IP_LOCAL_PORT_RANGE; None where the kernel has none."""
+    source_routes: tuple[bytes, bytes]
+    """IPv4 options and IPv6 routing header."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,6 +54,8 @@ _INFO_SIZE = 8
 _SIOCINQ = 0x541B
 _SIOCOUTQ = 0x5411
 _AO_INFO_SIZE = 56
+_MIN_LIMIT = 88  # TCP_MIN_MSS and MAX_TCP_WINDOW, the bounds of TCP_MAXSEG
+_MAX_LIMIT = 32767
 _LARGEST_SEGMENT = 1 << 16
 
 _NUMBER = struct.Struct("=I")
@@ -171,6 +173,15 @@ def copy_queue(sock: socket.socket, size: int) -> bytes:
     if count < size:
         raise OSError(errno.EIO, f"the kernel gives {count} of {size} octets of a queue")
     return bytes(memoryview(buffer)[count - size : count])
+
+
+def limit_segments(sock: socket.socket, limit: int) -> None:
+    """What connect() takes for the peer's limit; 0 for none. Octets.
+
+    `set_agreed` alone comes too late: the kernel goes on with the segment size that connecting has led to, which is
+    the smallest (tcp_connect_init() in net/ipv4/tcp_output.c, tcp_current_mss()).
+    """
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, limit and min(max(limit, _MIN_LIMIT), _MAX_LIMIT))
 
 
 def set_agreed(
