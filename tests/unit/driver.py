@@ -40,6 +40,7 @@ from swanroam.protocol.messages import (
 )
 from swanroam.protocol.mobile import MobileSettings
 from swanroam.protocol.peer import PeerMachine, PeerSettings
+from swanroam.protocol.transfer import FindSockets, SocketsFound
 
 A, B, C, D = (ip_address(f"192.0.2.{number}") for number in (1, 2, 3, 4))
 """Addresses of the mobile host."""
@@ -55,9 +56,11 @@ SETTINGS = PeerSettings(
         give_up=30.0,
         refresh=60.0,
         grace=10.0,
+        end_after=None,
         instance=b"\xe0" * INSTANCE_SIZE,
     ),
     policy=Policy(may_move=True, allowed=()),
+    transport=True,
     forget_after=600.0,
 )
 STATIONARY = replace(SETTINGS, mobile=replace(SETTINGS.mobile, active=False))
@@ -78,7 +81,11 @@ class Driver:
         self._ike_ids: dict[Pair, int] = {}
 
     def feed(self, event: Event) -> list[Action]:
+        """There are no sockets that could move: whoever looks for some is told so at once."""
         actions = self.machine.feed(event, self.now)
+        for action in actions:
+            if isinstance(action, FindSockets):
+                actions += self.machine.feed(SocketsFound(action.old, action.new, (), ()), self.now)
         if self.machine.wanted() != self.applied:
             self.applied = self.machine.wanted()
             actions += self.machine.feed(StateApplied(), self.now)

@@ -14,6 +14,7 @@ from swanroam.daemon.translation import KernelState
 from swanroam.protocol.events import (
     Association,
     AssociationsRead,
+    EndSockets,
     EstablishFilters,
     Event,
     FiltersEstablished,
@@ -36,6 +37,7 @@ from swanroam.protocol.messages import (
     Method,
     Verdict,
 )
+from swanroam.protocol.transfer import FindSockets, SocketsFound, TransferOrder
 
 ITS = "peer.example.org"
 A, B, P, Q = (ip_address(text) for text in ("192.0.2.1", "192.0.2.2", "198.51.100.1", "198.51.100.2"))
@@ -101,6 +103,16 @@ class FakeHost:
         self.log.append(f"usage {action.address}")
         return UsageRead(action.address, self.sockets)
 
+    async def end(self, action: EndSockets, others: Collection[IPAddress]) -> None:
+        self.log.append(f"end {action.address}")
+
+    async def prepare(self) -> None:
+        self.log.append("prepare")
+
+    async def transfer(self, peer: PeerSettings, order: TransferOrder) -> Event | None:
+        self.log.append(f"transfer {type(order).__name__}")
+        return SocketsFound(order.old, order.new, (), ()) if isinstance(order, FindSockets) else None
+
 
 class Stage:
     """A controller on a fake host with one peer, and what it has sent."""
@@ -110,7 +122,7 @@ class Stage:
         self.host = host
         self.sent: list[Message] = []
         self.journal = Journal(config.state_directory / "journal.json", boot_id="this boot")
-        self.controller = Controller(config, host, self.journal, self._send)
+        self.controller = Controller(config, host, host, self.journal, self._send)
         self.peer = self.controller.peers[ITS]
         self._news = asyncio.Event()
 

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 
 from swanroam.protocol.authorisation import Policy, Surroundings
+from swanroam.protocol.codec import decode, encode
 from swanroam.protocol.events import (
     Action,
     AddressesRead,
@@ -42,7 +43,7 @@ from swanroam.protocol.events import (
     UsageRead,
 )
 from swanroam.protocol.host_state import HostState, Pair
-from swanroam.protocol.messages import IPAddress, Method, decode, encode
+from swanroam.protocol.messages import IPAddress, Method
 from swanroam.protocol.mobile import MobileSettings
 from swanroam.protocol.peer import PeerMachine, PeerSettings
 
@@ -595,6 +596,9 @@ def _settings(active: bool, name: str) -> PeerSettings:
         give_up=GIVE_UP,
         refresh=REFRESH,
         grace=GRACE,
+        end_after=None,
         instance=name.encode() * 8,
     )
-    return PeerSettings(mobile=mobile, policy=Policy(may_move=True, allowed=()), forget_after=FORGET_AFTER)
+    return PeerSettings(
+        mobile=mobile, policy=Policy(may_move=True, allowed=()), transport=False, forget_after=FORGET_AFTER
+    )

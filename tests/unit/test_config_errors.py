@@ -201,7 +201,7 @@ peers:
         (
             "contrl: {}",
             "f:5:1: contrl: is not a known key; keys here are identity, vici_socket, swanctl, swanctl_file, "
-            "state_directory, runtime_directory, control, carrier, addresses, timing, log, defaults, peers "
+            "state_directory, runtime_directory, control, carrier, addresses, sockets, timing, log, defaults, peers "
             "(did you mean 'control'?)",
         ),
         ("port: 4510", "f:5:1: port: is not a known key; it belongs under 'control'"),
@@ -254,7 +254,7 @@ def test_one_wrong_line_gives_one_problem(added: str, expected: str) -> None:
         (
             "  - server",
             "f:5:5: peers[1]: is 'server', not a mapping; write the keys under it (identity, connection, "
-            "name, moves, allow, filters, grace, children, control_address)",
+            "name, moves, allow, filters, transport, grace, children, control_address)",
         ),
         (
             "  - {identity: server.example.org, connection: other}",
@@ -319,8 +319,8 @@ def test_one_wrong_line_of_a_peer_gives_one_problem(added: str, expected: str) -
         (
             "- identity: a\n",
             "f:1:1: is a list, not a mapping; write the keys under it (identity, vici_socket, swanctl, "
-            "swanctl_file, state_directory, runtime_directory, control, carrier, addresses, timing, log, defaults, "
-            "peers)",
+            "swanctl_file, state_directory, runtime_directory, control, carrier, addresses, sockets, timing, log, "
+            "defaults, peers)",
         ),
         (
             "identity: a\npeers: []\n",

@@ -11,7 +11,8 @@ from ipaddress import IPv6Address
 import pytest
 
 from swanroam.daemon.control_channel import ControlChannel, ControlChannelError
-from swanroam.protocol.messages import MAX_DATAGRAM, FiltersRequest, Message, MessageProblem, Stage, encode
+from swanroam.protocol.codec import MAX_DATAGRAM, MessageProblem, encode
+from swanroam.protocol.messages import FiltersRequest, Message, Stage
 
 LOOPBACK = IPv6Address("::1")
 MESSAGE = FiltersRequest(1, bytes(8), Stage.MOVE)

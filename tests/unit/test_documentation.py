@@ -11,17 +11,19 @@ from swanroam.cli.main import _parser
 from swanroam.config import load_config
 from swanroam.config.model import DEFAULT_PREFIX
 from swanroam.inner_address import inner_address
+from swanroam.protocol.codec import (
+    Field,
+    MessageProblem,
+    MessageType,
+    decode,
+    encode,
+)
 from swanroam.protocol.events import Fact
 from swanroam.protocol.messages import (
     Acknowledgment,
     AddressChange,
-    Field,
-    MessageProblem,
-    MessageType,
     Method,
     Verdict,
-    decode,
-    encode,
 )
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -10,14 +10,20 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from swanroam.protocol.codec import (
+    MAX_DATAGRAM,
+    MAX_FIELDS,
+    MAX_REASON,
+    MessageError,
+    MessageProblem,
+    decode,
+    encode,
+)
 from swanroam.protocol.messages import (
     HANDOVER_SIZE,
     INSTANCE_SIZE,
-    MAX_DATAGRAM,
     MAX_DEPRECATED,
-    MAX_FIELDS,
     MAX_GRACE_MS,
-    MAX_REASON,
     MAX_SEQUENCE,
     NONCE_SIZE,
     Acknowledgment,
@@ -25,14 +31,10 @@ from swanroam.protocol.messages import (
     FiltersReply,
     FiltersRequest,
     Message,
-    MessageError,
-    MessageProblem,
     Method,
     PathResponse,
     Stage,
     Verdict,
-    decode,
-    encode,
 )
 
 HANDOVER = bytes.fromhex("a0a1a2a3a4a5a6a7")
@@ -236,7 +238,7 @@ MALFORMED = [
     ("version 0", _PROBES[:2] + b"\x00" + _PROBES[3:], MessageProblem.VERSION),
     ("version 2", _PROBES[:2] + b"\x02" + _PROBES[3:], MessageProblem.VERSION),
     ("type 0", _PROBES[:3] + b"\x00" + _PROBES[4:], MessageProblem.UNKNOWN_TYPE),
-    ("type 6", _PROBES[:3] + b"\x06" + _PROBES[4:], MessageProblem.UNKNOWN_TYPE),
+    ("type 8", _PROBES[:3] + b"\x08" + _PROBES[4:], MessageProblem.UNKNOWN_TYPE),
     ("half a field header", _PROBES + b"\x7f\x00", MessageProblem.TRUNCATED),
     ("a field that ends too early", _PROBES[:-1], MessageProblem.TRUNCATED),
     ("a field of 65535 bytes", _PROBES + b"\x7f\xff\xff", MessageProblem.TRUNCATED),

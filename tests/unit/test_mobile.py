@@ -520,7 +520,8 @@ def test_new_filters_to_a_silent_peer_bring_the_answer():
     actions = mobile.receive(answer(announcement))
     assert mobile.machine.mobile.settled
     assert not mobile.machine.mobile.silent
-    assert [report.detail for report in reports(actions, Fact.HANDOVER_STEP)] == ["acknowledged", "proven", "filters"]
+    steps = [report.detail for report in reports(actions, Fact.HANDOVER_STEP)]
+    assert steps == ["acknowledged", "proven", "filters", "transport"]
 
 
 def test_host_that_hears_nothing_at_a_new_address_goes_back_to_one_that_it_still_has():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Callable
 
@@ -14,11 +13,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from swanroam.protocol.events import Fact
 from swanroam.protocol.handover import Result
 from unit.simulation import DEAD_PEER, FORGET_AFTER, GIVE_UP, GRACE, Crash, Host, World, address
+from unit.walks import SEED_VARIABLE, seeds
 
-SEED_VARIABLE = "SWANROAM_SIMULATION_SEED"
-"""Set to a number: this walk only, as to see again what a failed one did."""
-WALKS_VARIABLE = "SWANROAM_SIMULATION_WALKS"
-"""Set to a number: so many walks from seeds that nobody has tried, instead of the usual few."""
 ADDRESSES = 5
 WALKS = 20
 
@@ -199,15 +195,7 @@ def test_charon_that_fails_for_a_while():
 # --- walks ------------------------------------------------------------------------------------------------------------
 
 
-def _seeds() -> list[int]:
-    if seed := os.environ.get(SEED_VARIABLE):
-        return [int(seed)]
-    if walks := os.environ.get(WALKS_VARIABLE):
-        return [random.randrange(2**32) for _ in range(int(walks))]
-    return list(range(WALKS))
-
-
-@pytest.mark.parametrize("seed", _seeds())
+@pytest.mark.parametrize("seed", seeds(WALKS))
 def test_random_walk(seed: int):
     """Anything may happen for a while; at no moment may anything be unsafe, and peace must mend everything."""
     try:

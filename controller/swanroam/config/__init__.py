@@ -25,7 +25,9 @@ from swanroam.config.model import (
     LogSettings,
     Moves,
     PeerSettings,
+    SocketSettings,
     TimingSettings,
+    TransportMethod,
 )
 from swanroam.config.problems import ConfigError, Problem
 
@@ -43,7 +45,9 @@ __all__ = [
     "Moves",
     "PeerSettings",
     "Problem",
+    "SocketSettings",
     "TimingSettings",
+    "TransportMethod",
     "load_config",
     "parse_config",
 ]

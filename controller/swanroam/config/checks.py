@@ -34,6 +34,7 @@ def check(root: Values, problems: Problems) -> None:
     _check_carrier(root, problems)
     _check_addresses(root, problems)
     _check_timing(root, problems)
+    _check_repeated(root.section("sockets"), "exclude_processes", problems)
     _check_peers(root, problems)
 
 

@@ -174,6 +174,23 @@ class Duration:
 
 
 @dataclass(frozen=True, slots=True)
+class WordOrDuration:
+    """Either one fixed word, which reads as None, or a duration."""
+
+    word: str
+    duration: Duration
+
+    def read(self, node: yaml.Node, path: str, problems: Problems) -> float | Invalid | None:
+        if isinstance(node, yaml.ScalarNode) and node.value == self.word:
+            return None
+        own = Problems()
+        value = self.duration.read(node, path, own)
+        for problem in own.found:
+            problems.add(problem.place, problem.path, f"{problem.message}, or '{self.word}'")
+        return value
+
+
+@dataclass(frozen=True, slots=True)
 class Choice:
     """One word of an enumeration."""
 

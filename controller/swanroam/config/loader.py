@@ -15,6 +15,7 @@ from swanroam.config.model import (
     ControlSettings,
     LogSettings,
     PeerSettings,
+    SocketSettings,
     TimingSettings,
 )
 from swanroam.config.problems import WHOLE_FILE, ConfigError, Place, Problem, Problems
@@ -70,7 +71,7 @@ def _build(root: Values) -> Config:
     """Dataclasses from values that are known to be good; the defaults are those of the dataclasses."""
     prefix = control_prefix(root)
     identity: Any = root.values["identity"]
-    sections = {"control", "carrier", "addresses", "timing", "log", "defaults", "peers"}
+    sections = {"control", "carrier", "addresses", "sockets", "timing", "log", "defaults", "peers"}
     plain: dict[str, Any] = {key: value for key, value in root.values.items() if key not in sections}
     control: dict[str, Any] = {"address": inner_address(identity, prefix), **root.section("control").values}
     addresses: dict[str, Any] = dict(root.section("addresses").values)
@@ -81,6 +82,7 @@ def _build(root: Values) -> Config:
         control=ControlSettings(**control),
         carrier=CarrierSettings(**_keywords(root, "carrier")),
         addresses=AddressSettings(**addresses),
+        sockets=SocketSettings(**_keywords(root, "sockets")),
         timing=TimingSettings(**_keywords(root, "timing")),
         log=LogSettings(**_keywords(root, "log")),
         peers=tuple(_build_peer(root, peer) for peer in root.sections("peers")),

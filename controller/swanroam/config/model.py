@@ -46,6 +46,15 @@ class FilterMethod(Enum):
     """The existing SAs and policies are re-addressed, keys kept (XFRM_MSG_MIGRATE)."""
 
 
+class TransportMethod(Enum):
+    """What becomes of the sockets when an address changes."""
+
+    MOVE = "move"
+    """They move to the new address, as far as they can."""
+    KEEP = "keep"
+    """They stay on the old one, over the carrier, until they close."""
+
+
 class LogFormat(Enum):
     AUTO = "auto"
     """Readable on a terminal, JSON otherwise."""
@@ -96,6 +105,21 @@ class AddressSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class SocketSettings:
+    """How the sockets of old addresses are moved to the new one, and what becomes of those that stay."""
+
+    hold: float = 1.0
+    """The longest that a program is stopped for the move of its sockets. What is not done by then stays as it was."""
+    exclude_processes: tuple[str, ...] = ()
+    """Globs on names of processes (the 15 characters of comm) whose sockets stay where they are."""
+    exclude_ports: tuple[int, ...] = ()
+    """Sockets with such a port, of either end, stay where they are."""
+    end_after: float | None = None
+    """How long after the grace period sockets may stay on an old address before they are ended with a reset;
+    None: as long as they live."""
+
+
+@dataclass(frozen=True, slots=True)
 class TimingSettings:
     first_retransmit: float = 0.1
     give_up: float = 30.0
@@ -125,6 +149,7 @@ class PeerSettings:
     allow: tuple[IPNetwork, ...] = (ip_network("0.0.0.0/0"), ip_network("::/0"))
     """Where it may move to."""
     filters: FilterMethod = FilterMethod.RENEGOTIATE
+    transport: TransportMethod = TransportMethod.MOVE
     grace: float = 10.0
     children: tuple[str, ...] | None = None
     """Names of the CHILD_SAs to move; None: every one that is installed."""
@@ -147,6 +172,7 @@ class Config:
     runtime_directory: Path = Path("/run/swanroam")
     carrier: CarrierSettings = CarrierSettings()
     addresses: AddressSettings = AddressSettings()
+    sockets: SocketSettings = SocketSettings()
     timing: TimingSettings = TimingSettings()
     log: LogSettings = LogSettings()
 

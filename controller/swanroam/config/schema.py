@@ -12,9 +12,10 @@ from swanroam.config.kinds import (
     ListOf,
     Prefix,
     Text,
+    WordOrDuration,
     WordOrList,
 )
-from swanroam.config.model import FilterMethod, LogFormat, LogLevel, Moves
+from swanroam.config.model import FilterMethod, LogFormat, LogLevel, Moves, TransportMethod
 from swanroam.config.section import Section
 
 _IDENTITY = Text('an IKE identity such as "mobile.example.org"')
@@ -50,12 +51,22 @@ _TIMING: dict[str, Kind] = {
     "refresh": Duration(5, 3600),
 }
 
+_SOCKETS: dict[str, Kind] = {
+    "hold": Duration(0.1, 10),
+    "exclude_processes": ListOf(
+        Text("a process name or glob such as nginx*", r"[^\x00-\x1f\x7f]+", 63), "[postgres, nginx*]"
+    ),
+    "exclude_ports": ListOf(Integer(1, 65535), "[22, 5432]"),
+    "end_after": WordOrDuration("never", Duration(0, 30 * 86400)),
+}
+
 _LOG: dict[str, Kind] = {"format": Choice(LogFormat), "level": Choice(LogLevel)}
 
 _SHARED: dict[str, Kind] = {
     "moves": Choice(Moves),
     "allow": ListOf(Prefix(), "[192.0.2.0/24, 2001:db8::/32]", may_be_empty=False),
     "filters": Choice(FilterMethod),
+    "transport": Choice(TransportMethod),
     "grace": Duration(0, 3600),
 }
 
@@ -75,6 +86,7 @@ _HOMES: dict[str, str] = {
             ("control", _CONTROL),
             ("carrier", _CARRIER),
             ("addresses", _ADDRESSES),
+            ("sockets", _SOCKETS),
             ("timing", _TIMING),
             ("log", _LOG),
         )
@@ -92,6 +104,7 @@ _HOMES: dict[str, str] = {
             "control",
             "carrier",
             "addresses",
+            "sockets",
             "timing",
             "log",
             "peers",
@@ -113,6 +126,7 @@ SCHEMA = Section(
         "control": Section(_CONTROL, homes=_HOMES),
         "carrier": Section(_CARRIER, homes=_HOMES),
         "addresses": Section(_ADDRESSES, homes=_HOMES),
+        "sockets": Section(_SOCKETS, homes=_HOMES),
         "timing": Section(_TIMING, homes=_HOMES),
         "log": Section(_LOG, homes=_HOMES),
         "defaults": Section(_SHARED, homes=_HOMES),

@@ -46,6 +46,11 @@ class AddressFollower:
         address = self._choosers[peer.settings.identity].pinned
         return None if address is None else str(address)
 
+    def interface_of(self, address: IPAddress) -> int:
+        """The index of the interface that has an address of this host; 0 if none has."""
+        local = self._host.find(address) if self._host is not None else None
+        return local.index if local is not None else 0
+
     async def run(self) -> None:
         """Raises AddressWatchError when the kernel can't be listened to any more."""
         selection = AddressSelection(self._settings.interfaces, self._settings.ignore_interfaces, self._settings.ignore)

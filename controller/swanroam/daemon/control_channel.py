@@ -14,7 +14,8 @@ from collections import Counter
 from collections.abc import Callable
 from ipaddress import IPv6Address
 
-from swanroam.protocol.messages import MAX_DATAGRAM, Message, MessageError, decode, encode
+from swanroam.protocol.codec import MAX_DATAGRAM, MessageError, decode, encode
+from swanroam.protocol.messages import Message
 
 
 class ControlChannelError(Exception):

@@ -16,13 +16,14 @@ from typing import Any, Protocol
 
 import structlog
 
-from swanroam.config import Config, FilterMethod, PeerSettings
+from swanroam.config import Config, FilterMethod, PeerSettings, TransportMethod
 from swanroam.daemon.journal import Journal, JournalError
 from swanroam.daemon.translation import ANY_TRAFFIC, KernelState, ProtectedTraffic, carrier_settings, kernel_state
 from swanroam.ike.associations import Mode
 from swanroam.protocol.authorisation import Policy, Surroundings
 from swanroam.protocol.events import (
     Action,
+    EndSockets,
     EstablishFilters,
     Event,
     Fact,
@@ -35,12 +36,13 @@ from swanroam.protocol.events import (
     TimerExpired,
     UsageRead,
 )
-from swanroam.protocol.handover import Handover
+from swanroam.protocol.handover import Handover, Step
 from swanroam.protocol.host_state import Pair
 from swanroam.protocol.messages import INSTANCE_SIZE, IPAddress, Message, Method
 from swanroam.protocol.mobile import MobileSettings
 from swanroam.protocol.peer import PeerMachine
 from swanroam.protocol.peer import PeerSettings as MachineSettings
+from swanroam.protocol.transfer import TransferOrder
 
 log = structlog.get_logger("swanroam")
 
@@ -61,10 +63,11 @@ _WARNINGS = frozenset(
         Fact.PATH_NOT_PROVEN,
         Fact.FILTERS_FAILED,
         Fact.PEER_FORGOTTEN,
+        Fact.SOCKETS_ENDED,
     }
 )
 
-_TROUBLES = _WARNINGS - {Fact.PEER_SILENT, Fact.CHANGE_REFUSED_BY_PEER}
+_TROUBLES = _WARNINGS - {Fact.PEER_SILENT, Fact.CHANGE_REFUSED_BY_PEER, Fact.SOCKETS_ENDED}
 """Warnings that `status` goes on showing; the others are seen in the machine's own state."""
 _MENDED = frozenset({Fact.HANDOVER_FINISHED, Fact.PEER_REGISTERED, Fact.CHANGE_ACCEPTED, Fact.PATH_PROVEN})
 """What ends a trouble."""
@@ -90,8 +93,21 @@ class Host(Protocol):
     async def release(self, peer: PeerSettings, action: ReleaseFilters, current: Pair | None) -> Event | None:
         """Terminates the IKE_SAs of an address; `current` is the pair that stays. None when some are left."""
 
+
+class Sockets(Protocol):
+    """The sockets of this host's programs, as the controller uses them."""
+
     async def usage(self, action: ReadUsage, others: Collection[IPAddress], *, own: bool) -> Event:
         """Counts the sockets between an address (ours if `own`, else the peer's) and the others."""
+
+    async def end(self, action: EndSockets, others: Collection[IPAddress]) -> None:
+        """Ends the sockets between an address of ours and the others, with a reset."""
+
+    async def prepare(self) -> None:
+        """Sockets are to be moved soon."""
+
+    async def transfer(self, peer: PeerSettings, order: TransferOrder) -> Event | None:
+        """Carries out a step of moving sockets; the event tells what came of it."""
 
 
 class HostError(Exception):
@@ -125,11 +141,13 @@ class Controller:
         self,
         config: Config,
         host: Host,
+        sockets: Sockets,
         journal: Journal,
         send: Callable[[IPv6Address, Message], None],
     ) -> None:
         self.config = config
         self._host = host
+        self._sockets = sockets
         self._journal = journal
         self._send = send
         instance = secrets.token_bytes(INSTANCE_SIZE)
@@ -167,7 +185,7 @@ class Controller:
             if _in_use(peer.machine):
                 return False
             for address in peer.machine.correspondent.lingering:
-                usage = await self._host.usage(ReadUsage(address), (), own=False)
+                usage = await self._sockets.usage(ReadUsage(address), (), own=False)
                 if not isinstance(usage, UsageRead) or usage.sockets:
                     return False
         return True
@@ -261,9 +279,13 @@ class Controller:
             case ReadUsage(address):
                 machine = peer.machine
                 own = machine.own is not None and address in machine.own.addresses
-                self._start(peer, self._host.usage(action, machine.counterparts(address), own=own))
+                self._start(peer, self._sockets.usage(action, machine.counterparts(address), own=own))
+            case EndSockets(address):
+                self._start(peer, self._sockets.end(action, peer.machine.counterparts(address)))
             case Report():
                 self._report(peer, action)
+            case _:
+                self._start(peer, self._sockets.transfer(peer.settings, action))
 
     def _start(self, peer: Peer, work: Awaitable[Event | None]) -> None:
         async def finish() -> None:
@@ -293,8 +315,13 @@ class Controller:
                 fields["detail"] = handover.detail
         elif report.fact is Fact.HANDOVER_STEP and report.handover is not None:
             fields |= {"step": report.detail, "seconds": report.handover.step_seconds[report.detail]}
+            if report.handover.steps[-1][0] is Step.TRANSPORT:
+                tally = peer.machine.transfers.tally
+                fields |= {"moved": tally.moved, "kept": len(tally.kept)}
         elif report.detail:
             fields["detail"] = report.detail
+        if report.fact is Fact.HANDOVER_STARTED and peer.settings.transport is TransportMethod.MOVE:
+            self._start(peer, self._sockets.prepare())
         if report.fact in _WARNINGS:
             if report.fact in _TROUBLES:
                 peer.trouble = report
@@ -326,8 +353,10 @@ def _machine_settings(peer: PeerSettings, config: Config, instance: bytes) -> Ma
             give_up=config.timing.give_up,
             refresh=config.timing.refresh,
             grace=peer.grace,
+            end_after=config.sockets.end_after,
             instance=instance,
         ),
         policy=Policy(may_move=peer.moves.peer_may, allowed=peer.allow),
+        transport=peer.transport is TransportMethod.MOVE,
         forget_after=config.timing.refresh * 10,
     )

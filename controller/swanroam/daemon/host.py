@@ -30,10 +30,10 @@ from swanroam.ike.vici import ViciClient
 from swanroam.kernel.carrier import Admitted, CarrierPlane
 from swanroam.kernel.inner import InnerPlane
 from swanroam.kernel.rtnetlink import RouteSocket, RouteSocketError, family_of
-from swanroam.kernel.sockets import SocketDiagError, sockets_on
 from swanroam.kernel.xfrm.constants import Action
 from swanroam.kernel.xfrm.errors import XfrmError
 from swanroam.kernel.xfrm.guards import CARRIED_PRIORITY, carried_inner_elsewhere, carried_inner_out, prefix_guard
+from swanroam.kernel.xfrm.locks import clear_locks, find_locks, remove_locks
 from swanroam.kernel.xfrm.policies import apply_owned, clear_owned, find_owned
 from swanroam.kernel.xfrm.policy import Policy, PolicyKey
 from swanroam.kernel.xfrm.socket import XfrmSocket
@@ -44,9 +44,7 @@ from swanroam.protocol.events import (
     FiltersFailed,
     FiltersReleased,
     MigrateFilters,
-    ReadUsage,
     ReleaseFilters,
-    UsageRead,
 )
 from swanroam.protocol.host_state import Pair
 from swanroam.protocol.messages import IPAddress
@@ -202,6 +200,7 @@ class LocalHost:
         try:
             await self._inner.clear()
             await self._plane.clear()
+            await clear_locks(self._xfrm)
             await clear_owned(self._xfrm)
         except (XfrmError, RouteSocketError) as error:
             raise HostError(str(error)) from error
@@ -213,18 +212,6 @@ class LocalHost:
         except RouteSocketError as error:
             log.warning("carrier_drops_not_read", error=str(error))
             return {}
-
-    async def usage(self, action: ReadUsage, others: Collection[IPAddress], *, own: bool) -> Event:
-        """Counts the sockets between an address (ours if `own`, else the peer's) and the others."""
-        try:
-            found = await (sockets_on(action.address, None) if own else sockets_on(None, action.address))
-        except SocketDiagError as error:
-            log.warning("sockets_not_read", error=str(error))
-            return UsageRead(action.address, 1)  # what can't be ruled out is taken for granted
-        used = [entry for entry in found if not entry.lingering and not entry.listening]
-        if own:
-            used = [entry for entry in used if entry.remote in others or not entry.connected]
-        return UsageRead(action.address, len(used))
 
     # --- charon ---------------------------------------------------------------------------------------------------
 
@@ -332,6 +319,8 @@ class LocalHost:
             if current is not None:  # whichever method is configured here: the peer may lead with migrate
                 pair = AddressPair(current.local, current.remote)
                 await self._migration.end_grace(peer.identity, action.address, pair)
+            locked = await find_locks(self._xfrm)
+            await remove_locks(self._xfrm, [lock for lock in locked if action.address in (lock.local, lock.remote)])
         except (IkeError, XfrmError) as error:
             log.warning("filters_not_released", peer=peer.name, address=str(action.address), error=str(error))
             return None
@@ -348,6 +337,7 @@ async def clear_host(config: Config) -> list[str]:
             inner = await InnerPlane(netlink, settings).clear()
             carriers = await CarrierPlane(netlink, settings).clear()
             clones = await clear_clones(xfrm, [peer.identity for peer in config.peers])
+            locks = await clear_locks(xfrm)
             policies = await clear_owned(xfrm)
     except (XfrmError, RouteSocketError) as error:
         raise HostError(str(error)) from error
@@ -355,6 +345,7 @@ async def clear_host(config: Config) -> list[str]:
         *inner.removed,
         *carriers.removed,
         *sorted(f"SA {association}" for association in clones),
+        *sorted(f"lock of {lock}" for lock in locks),
         *sorted(f"policy {policy}" for policy in policies),
     ]
 

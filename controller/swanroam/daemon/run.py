@@ -29,10 +29,12 @@ from swanroam.daemon.controller import Controller, HostError
 from swanroam.daemon.host import LocalHost
 from swanroam.daemon.journal import Journal, JournalError
 from swanroam.daemon.status import Status
+from swanroam.daemon.transport import LocalSockets
 from swanroam.ike.vici import ViciClient
 from swanroam.kernel.address_watch import AddressWatchError
 from swanroam.protocol.events import MessageReceived
-from swanroam.protocol.messages import Message
+from swanroam.protocol.messages import IPAddress, Message
+from swanroam.protocol.transfer import TransferExpired
 
 log = structlog.get_logger("swanroam")
 
@@ -140,7 +142,8 @@ class _Daemon:
             asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
         control = config.control
         self._channel = ControlChannel(control.address, control.port, control.mark, self._received)
-        self._controller = Controller(config, host, Journal(journal_path(config)), self._channel.send)
+        self._sockets = LocalSockets(config.sockets, self._interface_of, self._transfer_expired)
+        self._controller = Controller(config, host, self._sockets, Journal(journal_path(config)), self._channel.send)
         self._by_inner = {peer.settings.control_address: peer for peer in self._controller.peers.values()}
         self._watch = CharonWatch(client, self._controller, host.read_back)
         host.charon_changed = self._watch.look
@@ -160,6 +163,7 @@ class _Daemon:
             ) from error
 
     async def close(self) -> None:
+        await self._sockets.close()
         await self._api.close()
         self._channel.close()
 
@@ -189,6 +193,12 @@ class _Daemon:
                 kernel="carrier, guards and old addresses stay: connections need them. "
                 "`swanroam run` takes them over, `swanroam cleanup` ends them",
             )
+
+    def _interface_of(self, address: IPAddress) -> int:
+        return self._follower.interface_of(address)
+
+    def _transfer_expired(self, identity: str, event: TransferExpired) -> None:
+        self._controller.submit(self._controller.peers[identity], event)
 
     def _received(self, sender: IPv6Address, message: Message) -> None:
         peer = self._by_inner.get(sender)

@@ -44,6 +44,8 @@ class MobileSettings:
     """After so long without an answer the peer counts as silent; sending goes on at the refresh interval."""
     refresh: float
     grace: float
+    end_after: float | None
+    """How long after the grace period sockets may stay on an old address; None: as long as they live."""
     instance: bytes
     """Identifies this run of the controller."""
 

@@ -161,6 +161,10 @@ class Correspondent:
             Report(Fact.PATH_PROVEN, str(self.proven), self.handover),
         ]
 
+    def transported(self, now: float) -> list[Action]:
+        """The peer has gone over all sockets."""
+        return self._step(Step.TRANSPORT, now)
+
     def usage_read(self, address: IPAddress, sockets: int, now: float) -> list[Action]:
         entry = self._lingering.get(address)
         if entry is None or not entry.counting:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from swanroam.protocol.handover import Handover
 from swanroam.protocol.host_state import Pair
 from swanroam.protocol.messages import IPAddress, Message
+from swanroam.protocol.transfer import TransferEvent, TransferOrder
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +96,7 @@ Event = (
     | UsageRead
     | StateApplied
     | TimerExpired
+    | TransferEvent
 )
 
 
@@ -136,6 +138,13 @@ class ReadUsage:
     address: IPAddress
 
 
+@dataclass(frozen=True, slots=True)
+class EndSockets:
+    """End the sockets that still use an address with this peer, with a reset: their time is over."""
+
+    address: IPAddress
+
+
 class Fact(enum.Enum):
     """What a report tells. The values are the log events."""
 
@@ -153,6 +162,7 @@ class Fact(enum.Enum):
     FILTERS_FAILED = "filters_failed"
     ADDRESS_RELEASED = "address_released"
     RELEASE_WAITS = "release_waits_for_sockets"
+    SOCKETS_ENDED = "sockets_ended"
     UNEXPECTED_MESSAGE = "unexpected_message"
     PEER_FORGOTTEN = "peer_forgotten"
 
@@ -166,4 +176,4 @@ class Report:
     handover: Handover | None = None
 
 
-Action = Send | EstablishFilters | MigrateFilters | ReleaseFilters | ReadUsage | Report
+Action = Send | EstablishFilters | MigrateFilters | ReleaseFilters | ReadUsage | EndSockets | TransferOrder | Report

@@ -15,6 +15,7 @@ class Step(enum.Enum):
     ACKNOWLEDGED = "acknowledged"  # the peer has accepted it (correspondent: we have)
     PROVEN = "proven"  # the new address is proven, data flows both ways
     FILTERS = "filters"  # security filters stand at the new address
+    TRANSPORT = "transport"  # the sockets that can move are at the new address
     GRACE = "grace"  # the grace period is over
     RELEASED = "released"  # nothing of the old addresses is left
 

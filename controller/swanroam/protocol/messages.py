@@ -1,74 +1,23 @@
-"""Messages between two controllers, and their encoding.
-
-A datagram is a header of four bytes and a list of fields, all numbers big-endian:
-
-    magic "SR" (2) | version (1) | message type (1) | field*        field = type (1) | length (2) | value
-
-A field whose type has bit 0x80 set is critical, as in IKEv2 (RFC 7296 §2.5): a receiver that does not know it drops
-the message. Other unknown fields are skipped, so that later versions can say more. Everything is bounded: the size of
-a datagram, the number of fields, the number of addresses, the length of a text.
-
-The datagrams travel inside the control CHILD_SA only; secrecy, integrity and replay protection are ESP's
-(RFC 4303 §3.4.3). The codec still trusts nothing: whatever is malformed raises MessageError, and nothing else.
-"""
+"""Messages between two controllers, as data. Their encoding is `codec`'s business."""
 
 from __future__ import annotations
 
 import enum
-import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import TypeVar
+from ipaddress import IPv4Address, IPv6Address
 
 IPAddress = IPv4Address | IPv6Address
 
-MAGIC = b"SR"
-VERSION = 1
-MAX_DATAGRAM = 1024
-"""Bytes. Well under the 1280 of IPv6 less the headers of ESP in IP-in-IP, so that no message is ever fragmented."""
-MAX_FIELDS = 32
 MAX_DEPRECATED = 8
 """Deprecated addresses that one message may name."""
+MAX_CONNECTIONS = 64
+"""Connections that one transfer may name."""
 MAX_SEQUENCE = 2**63
 """A sequence grows by one at a change; one above this is nobody's, and would leave no room to answer it."""
 MAX_GRACE_MS = 2**32 - 1
-MAX_REASON = 200
-"""Bytes of UTF-8 in a reason given to the peer's operator."""
 HANDOVER_SIZE = 8
 NONCE_SIZE = 16
 INSTANCE_SIZE = 8
-_CRITICAL = 0x80
-_HEADER = struct.Struct("!2sBB")
-_FIELD = struct.Struct("!BH")
-
-
-class MessageType(enum.IntEnum):
-    """What a datagram is."""
-
-    ADDRESS_CHANGE = 1
-    ACKNOWLEDGMENT = 2
-    PATH_RESPONSE = 3
-    FILTERS_REQUEST = 4
-    FILTERS_REPLY = 5
-
-
-class Field(enum.IntEnum):
-    """Field types. Those with bit 0x80 are critical."""
-
-    SEQUENCE = 0x81
-    HANDOVER = 0x82
-    NONCE = 0x83
-    CURRENT = 0x84
-    DEPRECATED = 0x85
-    VERDICT = 0x86
-    CHALLENGE = 0x87
-    LAST_SEQUENCE = 0x88
-    METHOD = 0x89
-    STAGE = 0x8A
-    GRACE = 0x01
-    REASON = 0x02
-    INSTANCE = 0x03
 
 
 class Verdict(enum.IntEnum):
@@ -97,28 +46,43 @@ class Stage(enum.IntEnum):
     FINISH = 2  # ours have moved too: what was kept for the crossing may go
 
 
-class MessageProblem(enum.Enum):
-    """Why a datagram was dropped; the values are the names of the counters in `status`."""
+class Transport(enum.IntEnum):
+    """What a connection of a transfer is. Protocol numbers of IP."""
 
-    TOO_SHORT = "too_short"
-    TOO_LONG = "too_long"
-    NOT_OURS = "not_ours"
-    VERSION = "unsupported_version"
-    UNKNOWN_TYPE = "unknown_type"
-    TRUNCATED = "truncated_field"
-    TOO_MANY_FIELDS = "too_many_fields"
-    UNKNOWN_CRITICAL = "unknown_critical_field"
-    DUPLICATE = "duplicate_field"
-    MISSING = "missing_field"
-    BAD_VALUE = "bad_value"
+    TCP = 6
+    UDP = 17
 
 
-class MessageError(Exception):
-    """The datagram is not a message we can act on. Counted and dropped; never a reason to change state."""
+class TransferStage(enum.IntEnum):
+    """What a transfer request asks for, and a reply reports."""
 
-    def __init__(self, problem: MessageProblem, detail: str) -> None:
-        super().__init__(f"{problem.value}: {detail}")
-        self.problem = problem
+    PREPARE = 1  # could these sockets of yours move? Changes nothing
+    MOVE = 2  # they are stopped here; move yours, and hold them
+    END = 3  # ours have moved, or not: let yours go, or take them back
+    FINISH = 4  # that was all: move what you can without us
+
+
+class Obstacle(enum.IntEnum):
+    """Why a socket is not moved, on the wire. Numbers that a later version adds read as FAILED."""
+
+    NONE = 0
+    NOTHING_TO_DO = 1  # it serves every address as it is
+    NOT_FOUND = 2  # there is no such socket
+    CONFIGURED = 3  # the configuration lets it stay
+    OWNER = 4  # the program that has it can't be stopped
+    KIND = 5  # a socket of its kind can't be moved
+    BOUND = 6  # its program bound it to the old address
+    BUSY = 7  # not now
+    CHANGED = 8  # it is not any more what was agreed upon
+    ROUTE = 9  # the routing does not let it use the new address
+    FAILED = 10  # the kernel refused
+    LOST = 11  # it could not be put together again: the connection is over
+    SILENT = 12  # its host does not answer
+    MOVED = 13  # it is at the new addresses already; the number is valid
+
+    @classmethod
+    def _missing_(cls, value: object) -> Obstacle | None:
+        return cls.FAILED if isinstance(value, int) and 0 <= value <= 0xFF else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,217 +144,44 @@ class FiltersReply:
     reason: str
 
 
-_E = TypeVar("_E", bound=enum.IntEnum)
-Message = AddressChange | Acknowledgment | PathResponse | FiltersRequest | FiltersReply
+@dataclass(frozen=True, slots=True, order=True)
+class Connection:
+    """A connection between two address pairs that the transfer names, by what tells it from others."""
+
+    transport: Transport
+    port: int
+    """Of the message's sender."""
+    remote_port: int
+    obstacle: Obstacle = Obstacle.NONE
+    number: int = 0
+    """TCP: the sequence number that the sender's socket expects next, a received FIN not counted."""
 
 
-def encode(message: Message) -> bytes:
-    """The datagram for a message. Raises ValueError when a value breaks the limits above (our own mistake)."""
-    fields: list[tuple[Field, bytes]] = [
-        (Field.SEQUENCE, _number(message.sequence, 8, MAX_SEQUENCE)),
-        (Field.HANDOVER, _sized(message.handover, HANDOVER_SIZE)),
-    ]
-    match message:
-        case AddressChange():
-            kind = MessageType.ADDRESS_CHANGE
-            if len(set(message.deprecated)) != len(message.deprecated):
-                raise ValueError("a deprecated address stands twice")
-            if len(message.deprecated) > MAX_DEPRECATED:
-                raise ValueError(f"{len(message.deprecated)} deprecated addresses, at most {MAX_DEPRECATED} fit")
-            fields += [
-                (Field.NONCE, _sized(message.nonce, NONCE_SIZE)),
-                (Field.CURRENT, message.current.packed),
-                *((Field.DEPRECATED, address.packed) for address in message.deprecated),
-                (Field.METHOD, bytes([message.method])),
-                (Field.INSTANCE, _sized(message.instance, INSTANCE_SIZE)),
-            ]
-        case Acknowledgment():
-            kind = MessageType.ACKNOWLEDGMENT
-            fields += [
-                (Field.NONCE, _sized(message.nonce, NONCE_SIZE)),
-                (Field.VERDICT, bytes([message.verdict])),
-                (Field.LAST_SEQUENCE, _number(message.last_sequence, 8, MAX_SEQUENCE)),
-                (Field.GRACE, _number(message.grace_ms, 4, MAX_GRACE_MS)),
-                (Field.REASON, _text(message.reason)),
-                (Field.INSTANCE, _sized(message.instance, INSTANCE_SIZE)),
-            ]
-            if message.challenge is not None:
-                fields.append((Field.CHALLENGE, _sized(message.challenge, NONCE_SIZE)))
-        case PathResponse():
-            kind = MessageType.PATH_RESPONSE
-            fields.append((Field.CHALLENGE, _sized(message.challenge, NONCE_SIZE)))
-        case FiltersRequest():
-            kind = MessageType.FILTERS_REQUEST
-            fields.append((Field.STAGE, bytes([message.stage])))
-        case FiltersReply():
-            kind = MessageType.FILTERS_REPLY
-            fields += [(Field.STAGE, bytes([message.stage])), (Field.REASON, _text(message.reason))]
-    return _HEADER.pack(MAGIC, VERSION, kind) + b"".join(
-        _FIELD.pack(field, len(value)) + value for field, value in fields
-    )
+@dataclass(frozen=True, slots=True)
+class TransferRequest:
+    """Asks the other host to take a step of moving sockets. Addresses are as the sender sees them."""
+
+    sequence: int
+    handover: bytes
+    transfer: int
+    stage: TransferStage
+    old: tuple[IPAddress, IPAddress]
+    """The sender's and the receiver's address of the connections, up to now."""
+    new: tuple[IPAddress, IPAddress]
+    connections: tuple[Connection, ...]
 
 
-def decode(datagram: bytes) -> Message:
-    """The message in a datagram. Raises MessageError, and nothing else, for anything that is not one."""
-    fields = _Fields(datagram)
-    match fields.kind:
-        case MessageType.ADDRESS_CHANGE:
-            return AddressChange(
-                sequence=fields.sequence(Field.SEQUENCE),
-                handover=fields.fixed(Field.HANDOVER, HANDOVER_SIZE),
-                nonce=fields.fixed(Field.NONCE, NONCE_SIZE),
-                current=_address(fields.one(Field.CURRENT)),
-                deprecated=fields.addresses(Field.DEPRECATED),
-                method=fields.enumerated(Field.METHOD, Method),
-                instance=fields.fixed(Field.INSTANCE, INSTANCE_SIZE),
-            )
-        case MessageType.ACKNOWLEDGMENT:
-            return Acknowledgment(
-                sequence=fields.sequence(Field.SEQUENCE),
-                handover=fields.fixed(Field.HANDOVER, HANDOVER_SIZE),
-                nonce=fields.fixed(Field.NONCE, NONCE_SIZE),
-                verdict=fields.enumerated(Field.VERDICT, Verdict),
-                challenge=fields.fixed(Field.CHALLENGE, NONCE_SIZE) if fields.has(Field.CHALLENGE) else None,
-                grace_ms=fields.number(Field.GRACE, 4),
-                last_sequence=fields.sequence(Field.LAST_SEQUENCE),
-                reason=fields.text(Field.REASON),
-                instance=fields.fixed(Field.INSTANCE, INSTANCE_SIZE),
-            )
-        case MessageType.PATH_RESPONSE:
-            return PathResponse(
-                sequence=fields.sequence(Field.SEQUENCE),
-                handover=fields.fixed(Field.HANDOVER, HANDOVER_SIZE),
-                challenge=fields.fixed(Field.CHALLENGE, NONCE_SIZE),
-            )
-        case MessageType.FILTERS_REQUEST:
-            return FiltersRequest(
-                sequence=fields.sequence(Field.SEQUENCE),
-                handover=fields.fixed(Field.HANDOVER, HANDOVER_SIZE),
-                stage=fields.enumerated(Field.STAGE, Stage),
-            )
-        case MessageType.FILTERS_REPLY:
-            return FiltersReply(
-                sequence=fields.sequence(Field.SEQUENCE),
-                handover=fields.fixed(Field.HANDOVER, HANDOVER_SIZE),
-                stage=fields.enumerated(Field.STAGE, Stage),
-                reason=fields.text(Field.REASON),
-            )
+@dataclass(frozen=True, slots=True)
+class TransferReply:
+    """Answer to a transfer request: every connection of it, ports as its sender sees them, with what came of it."""
+
+    sequence: int
+    handover: bytes
+    transfer: int
+    stage: TransferStage
+    connections: tuple[Connection, ...]
 
 
-class _Fields:
-    """The fields of one datagram, taken apart and checked against the limits."""
-
-    def __init__(self, datagram: bytes) -> None:
-        if len(datagram) < _HEADER.size:
-            raise MessageError(MessageProblem.TOO_SHORT, f"{len(datagram)} bytes")
-        if len(datagram) > MAX_DATAGRAM:
-            raise MessageError(MessageProblem.TOO_LONG, f"{len(datagram)} bytes, at most {MAX_DATAGRAM} are read")
-        magic, version, kind = _HEADER.unpack_from(datagram)
-        if magic != MAGIC:
-            raise MessageError(MessageProblem.NOT_OURS, f"starts with {magic.hex()}")
-        if version != VERSION:
-            raise MessageError(MessageProblem.VERSION, f"version {version}, this is version {VERSION}")
-        try:
-            self.kind = MessageType(kind)
-        except ValueError:
-            raise MessageError(MessageProblem.UNKNOWN_TYPE, f"type {kind}") from None
-        self._values: dict[Field, list[bytes]] = {}
-        for count, (kind_of_field, value) in enumerate(_split(datagram, _HEADER.size), start=1):
-            if count > MAX_FIELDS:
-                raise MessageError(MessageProblem.TOO_MANY_FIELDS, f"more than {MAX_FIELDS}")
-            try:
-                field = Field(kind_of_field)
-            except ValueError:
-                if kind_of_field & _CRITICAL:
-                    raise MessageError(MessageProblem.UNKNOWN_CRITICAL, f"field {kind_of_field:#x}") from None
-                continue
-            self._values.setdefault(field, []).append(value)
-
-    def has(self, field: Field) -> bool:
-        return field in self._values
-
-    def one(self, field: Field) -> bytes:
-        values = self._values.get(field)
-        if values is None:
-            raise MessageError(MessageProblem.MISSING, field.name)
-        if len(values) > 1:
-            raise MessageError(MessageProblem.DUPLICATE, field.name)
-        return values[0]
-
-    def fixed(self, field: Field, size: int) -> bytes:
-        value = self.one(field)
-        if len(value) != size:
-            raise MessageError(MessageProblem.BAD_VALUE, f"{field.name} has {len(value)} bytes, not {size}")
-        return value
-
-    def number(self, field: Field, size: int) -> int:
-        return int.from_bytes(self.fixed(field, size), "big")
-
-    def sequence(self, field: Field) -> int:
-        number = self.number(field, 8)
-        if number > MAX_SEQUENCE:
-            raise MessageError(MessageProblem.BAD_VALUE, f"{field.name} {number}")
-        return number
-
-    def enumerated(self, field: Field, kind: type[_E]) -> _E:
-        number = self.number(field, 1)
-        try:
-            return kind(number)
-        except ValueError:
-            raise MessageError(MessageProblem.BAD_VALUE, f"{field.name} {number}") from None
-
-    def text(self, field: Field) -> str:
-        value = self.one(field)
-        if len(value) > MAX_REASON:
-            raise MessageError(MessageProblem.BAD_VALUE, f"{field.name} has {len(value)} bytes")
-        try:
-            text = value.decode("utf-8")
-        except UnicodeDecodeError:
-            raise MessageError(MessageProblem.BAD_VALUE, f"{field.name} is not UTF-8") from None
-        if not all(character.isprintable() for character in text):
-            raise MessageError(MessageProblem.BAD_VALUE, f"{field.name} has control characters")
-        return text
-
-    def addresses(self, field: Field) -> tuple[IPAddress, ...]:
-        values = self._values.get(field, [])
-        if len(values) > MAX_DEPRECATED:
-            raise MessageError(MessageProblem.BAD_VALUE, f"{len(values)} addresses, at most {MAX_DEPRECATED}")
-        addresses = tuple(_address(value) for value in values)
-        if len(set(addresses)) != len(addresses):
-            raise MessageError(MessageProblem.DUPLICATE, f"{field.name} names an address twice")
-        return addresses
-
-
-def _split(datagram: bytes, offset: int) -> Iterator[tuple[int, bytes]]:
-    while offset < len(datagram):
-        if offset + _FIELD.size > len(datagram):
-            raise MessageError(MessageProblem.TRUNCATED, f"field header at byte {offset}")
-        kind, length = _FIELD.unpack_from(datagram, offset)
-        offset += _FIELD.size
-        if offset + length > len(datagram):
-            raise MessageError(MessageProblem.TRUNCATED, f"field {kind:#x} at byte {offset}")
-        yield kind, datagram[offset : offset + length]
-        offset += length
-
-
-def _address(value: bytes) -> IPAddress:
-    if len(value) not in (4, 16):
-        raise MessageError(MessageProblem.BAD_VALUE, f"an address of {len(value)} bytes")
-    return ip_address(value)
-
-
-def _sized(value: bytes, size: int) -> bytes:
-    if len(value) != size:
-        raise ValueError(f"{len(value)} bytes where the message has {size}")
-    return value
-
-
-def _number(value: int, size: int, most: int) -> bytes:
-    if not 0 <= value <= most:
-        raise ValueError(f"{value} is not between 0 and {most}")
-    return value.to_bytes(size, "big")
-
-
-def _text(text: str) -> bytes:
-    printable = "".join(character if character.isprintable() else " " for character in text)
-    return printable.encode("utf-8")[:MAX_REASON].decode("utf-8", "ignore").encode("utf-8")
+Message = (
+    AddressChange | Acknowledgment | PathResponse | FiltersRequest | FiltersReply | TransferRequest | TransferReply
+)

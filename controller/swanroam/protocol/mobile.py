@@ -12,6 +12,7 @@ every event `advance` looks at the difference and does the first thing that is m
     a challenge is unanswered ........................... send the path response, retransmit
     no filters for (own current, peer's current) ........ establish them
     another address is preferred ....................... move: a new binding, a new sequence
+    sockets on a deprecated address ..................... move them (`leader`)
     a deprecated address is past its grace period ....... count its sockets; with none: release its filters
     its filters are gone, and still no socket uses it ... take it out of the binding
 
@@ -35,6 +36,7 @@ from swanroam.protocol.binding import Binding
 from swanroam.protocol.events import (
     Action,
     Association,
+    EndSockets,
     EstablishFilters,
     Fact,
     ReadUsage,
@@ -60,6 +62,8 @@ class Mobile:
         """The peer has acknowledged us once: it runs a controller and answers for this host's addresses."""
         self.handover: Handover | None = None
         self.refusal = ""
+        self.ready = False
+        """The current pair is proven and has its filters: sockets can move there, and old addresses go."""
         self._token = token
         self._preferred: IPAddress | None = None
         self._rejected: IPAddress | None = None
@@ -67,7 +71,7 @@ class Mobile:
         or the current one goes."""
         self._usable: frozenset[IPAddress] = frozenset()
         self._filters = Filters()
-        self._releases = Releases()
+        self._releases = Releases(settings.end_after)
 
     @property
     def sequence(self) -> int:
@@ -89,6 +93,11 @@ class Mobile:
         return self._releases.waiting
 
     @property
+    def counting(self) -> bool:
+        """Sockets of a deprecated address are being counted."""
+        return self._releases.counting
+
+    @property
     def ours(self) -> set[IPAddress]:
         """Own addresses whose filters are this controller's to make: the administrator has none there."""
         return self._filters.ours
@@ -105,7 +114,7 @@ class Mobile:
 
     def forget(self) -> None:
         """The peer is gone. Our addresses stay, for the guards."""
-        self.managed = False
+        self.managed = self.ready = False
         self.handover = None
         self.announcer.forget()
         self._filters = Filters()
@@ -187,6 +196,8 @@ class Mobile:
             if self.handover is not None:
                 self.handover = self.handover.ended(Result.CARRYING, detail)
             actions.append(Report(Fact.RELEASE_WAITS, detail, self.handover))
+        if any(isinstance(action, EndSockets) for action in actions):
+            actions.append(Report(Fact.SOCKETS_ENDED, f"{sockets} on {address}", self.handover))
         return actions
 
     def state_applied(self, now: float) -> list[Action]:
@@ -195,9 +206,18 @@ class Mobile:
     # --- what is missing --------------------------------------------------------------------------------------
 
     def advance(
-        self, associations: Collection[Association], peer_current: IPAddress, peer_moving: bool, now: float
+        self,
+        associations: Collection[Association],
+        peer_current: IPAddress,
+        now: float,
+        *,
+        peer_moving: bool,
+        transferring: bool,
     ) -> list[Action]:
-        """The next thing to do, given what is known now. See the theory above."""
+        """The next thing to do, given what is known now. See the theory above.
+
+        `transferring`: sockets are being moved, and so can't be counted.
+        """
         if self.binding is None or not self.settings.active:
             return []
         actions: list[Action] = []
@@ -226,8 +246,13 @@ class Mobile:
             self._filters.begin(pair)
             old = Pair(self.binding.deprecated[-1] if self.binding.deprecated else pair.local, peer_current)
             actions.append(EstablishFilters(pair, old))
-        actions += self._release(now, ready=complete and self.settled)
+        self.ready = complete and self.settled
+        actions += self._release(now, ready=self.ready and not transferring)
         return actions
+
+    def transported(self, now: float) -> list[Action]:
+        """The sockets that can move have moved."""
+        return self._step(Step.TRANSPORT, now)
 
     def deadlines(self) -> list[float]:
         """Times at which `advance` may have something to do."""

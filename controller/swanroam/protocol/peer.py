@@ -51,11 +51,14 @@ from swanroam.protocol.messages import (
     Message,
     Method,
     PathResponse,
+    TransferReply,
+    TransferRequest,
 )
 from swanroam.protocol.migration import Follower, Leader
 from swanroam.protocol.mobile import Mobile, MobileSettings
 from swanroam.protocol.retransmission import Retransmission
 from swanroam.protocol.snapshot import Snapshot
+from swanroam.protocol.transfers import Transfers
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,8 @@ class PeerSettings:
 
     mobile: MobileSettings
     policy: Policy
+    transport: bool
+    """Sockets move to the new address."""
     forget_after: float
     """A peer without IKE_SA and without a message for so long is no longer managed."""
 
@@ -83,6 +88,12 @@ class PeerMachine:
         exchange = Retransmission(settings.mobile.first_retransmit, settings.mobile.ceiling, jitter)
         self.leader = Leader(exchange)
         self.follower = Follower()
+        self.transfers = Transfers(
+            willing=settings.transport,
+            exchange=Retransmission(settings.mobile.first_retransmit, settings.mobile.ceiling, jitter),
+            token=token,
+            jitter=jitter,
+        )
         self.associations: tuple[Association, ...] = ()
         self.surroundings = Surroundings()
         self._renegotiated: Pair | None = None
@@ -133,9 +144,15 @@ class PeerMachine:
             actions += self.correspondent.advance(self.associations, pair.local, now)
             peers = self.correspondent.handover
             peer_moving = peers is not None and not peers.reached(Step.FILTERS)
-            actions += self._led(
-                self.mobile.advance(self._settled_associations(pair), pair.remote, peer_moving, now), now
+            advanced = self.mobile.advance(
+                self._settled_associations(pair),
+                pair.remote,
+                now,
+                peer_moving=peer_moving,
+                transferring=self.transfers.busy,
             )
+            actions += self._led(advanced, now)
+            actions += self._transferred(pair, now)
             if self.crossing is not Crossing.NONE:
                 released = set(self.correspondent.lingering) - lingering
                 actions += [ReleaseFilters(address) for address in sorted(released)]
@@ -169,7 +186,7 @@ class PeerMachine:
 
     def deadline(self) -> float | None:
         """When to feed TimerExpired. Times that passed before the last event have had their chance."""
-        times = [*self.mobile.deadlines(), *self.correspondent.deadlines()]
+        times = [*self.mobile.deadlines(), *self.correspondent.deadlines(), *self.transfers.deadlines()]
         if self.leader.exchange.due is not None:
             times.append(self.leader.exchange.due)
         if self.managed and not self.associations:
@@ -255,6 +272,8 @@ class PeerMachine:
                 return self.mobile.state_applied(now)
             case TimerExpired():
                 return []
+            case _:
+                return self.transfers.feed(event, now)
 
     def _message(self, message: Message, now: float) -> list[Action]:
         match message:
@@ -272,6 +291,10 @@ class PeerMachine:
                 return self._requested(message)
             case FiltersReply():
                 return self._replied(message, now)
+            case TransferRequest():
+                return self._transfer_requested(message)
+            case TransferReply():
+                return self.transfers.replied(message, now) if message.sequence == self.mobile.sequence else []
 
     def _settled_associations(self, pair: Pair) -> tuple[Association, ...]:
         """Method migrate: an IKE_SA is at the pair with its first CHILD_SA; the filters are when both hosts say so."""
@@ -310,6 +333,34 @@ class PeerMachine:
         finished = self.leader.pair == pair and self.leader.finished
         return bool(self.associations) and self.mobile.settled and not finished
 
+    def _transferred(self, pair: Pair, now: float) -> list[Action]:
+        """Moves sockets on old pairs, once the current one can take them."""
+        own, peer = self.own, self.peer
+        assert own is not None
+        assert peer is not None
+        mobile, half = self.mobile, self.correspondent
+        proven = half.binding is None or half.proven == half.binding.current
+        actions = self.transfers.advance(
+            own,
+            peer,
+            ready=mobile.ready and proven and not mobile.counting,
+            sequence=mobile.sequence,
+            handover=mobile.handover.id if mobile.handover is not None else bytes(HANDOVER_SIZE),
+            now=now,
+        )
+        if self.transfers.led_through():
+            actions += mobile.transported(now)
+        if self.transfers.followed_through(pair):
+            actions += half.transported(now)
+        return actions
+
+    def _transfer_requested(self, message: TransferRequest) -> list[Action]:
+        half, own = self.correspondent, self.own
+        current = half.binding is not None and half.proven == half.binding.current
+        if own is None or half.binding is None or not current or message.sequence != half.last_sequence:
+            return [Report(Fact.UNEXPECTED_MESSAGE, "a transfer request that is not about the announced address")]
+        return self.transfers.requested(message, own, half.binding)
+
     def _requested(self, message: FiltersRequest) -> list[Action]:
         half, pair = self.correspondent, self.pair
         current = half.binding is not None and half.proven == half.binding.current
@@ -332,6 +383,7 @@ class PeerMachine:
             self.correspondent.linger(self._remembered_peer.current, now)
         self.correspondent.forget(now)
         self.mobile.forget()
+        self.transfers.forget()
         return [Report(Fact.PEER_FORGOTTEN, f"no IKE_SA and no message for {self.settings.forget_after:.0f} s")]
 
     def _remember(self, now: float) -> None:

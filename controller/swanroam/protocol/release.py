@@ -3,7 +3,8 @@
     grace period over -> count its sockets -> none: release its filters -> filters gone: count again -> none: it may go
 
 The second count is for the socket that came between the first and the end of the filters: as long as one uses the
-address, the address stays in the binding, and so guarded. What finds sockets is counted again, at growing intervals.
+address, the address stays in the binding, and so guarded. What finds sockets is counted again, at growing intervals;
+after a configured limit they are ended.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import enum
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from swanroam.protocol.events import Action, ReadUsage, ReleaseFilters
+from swanroam.protocol.events import Action, EndSockets, ReadUsage, ReleaseFilters
 from swanroam.protocol.messages import IPAddress
 
 USAGE_INTERVAL = (0.5, 5.0)
@@ -34,6 +35,8 @@ class _Entry:
     due: float
     """When the grace period ends; afterwards when to count, or to release the filters again."""
     delay: float = USAGE_INTERVAL[0]
+    ends: float | None = None
+    """When sockets that still use it are ended."""
     counting: bool = False
     filters: _Filters = _Filters.STANDING
 
@@ -41,11 +44,17 @@ class _Entry:
 class Releases:
     """The deprecated addresses of this host on their way out."""
 
-    def __init__(self) -> None:
+    def __init__(self, end_after: float | None) -> None:
+        self._end_after = end_after
         self.waiting: dict[IPAddress, int] = {}
         """Addresses past their grace period, with the number of sockets that keep them."""
         self._entries: dict[IPAddress, _Entry] = {}
         self._terminating: dict[IPAddress, float] = {}
+
+    @property
+    def counting(self) -> bool:
+        """Sockets are being counted: they must not be taken apart meanwhile."""
+        return any(entry.counting for entry in self._entries.values())
 
     def terminating(self, address: IPAddress, now: float) -> bool:
         """Its filters are on their way out by our own order, so they are not to be counted on."""
@@ -82,9 +91,15 @@ class Releases:
         entry.counting = False
         if sockets:
             self.waiting[address] = sockets
+            if entry.ends is None and self._end_after is not None:
+                entry.ends = now + self._end_after
+            actions: list[Action] = []
+            if entry.ends is not None and now >= entry.ends:
+                actions.append(EndSockets(address))
+                entry.delay = USAGE_INTERVAL[0]
             entry.due = now + entry.delay
             entry.delay = min(entry.delay * 2, USAGE_INTERVAL[1])
-            return []
+            return actions
         self.waiting.pop(address, None)
         if entry.filters is _Filters.GONE:
             return None

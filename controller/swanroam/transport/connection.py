@@ -92,7 +92,7 @@ def inspect(sock: socket.socket, rqueue: int | None = None, *, interface: int = 
     device = sock.getsockopt(socket.SOL_SOCKET, repair.SO_BINDTOIFINDEX)
     if device and interface and device != interface:
         raise Refused(Reason.BOUND_TO_DEVICE)
-    if sock.getsockopt(socket.SOL_SOCKET, repair.SO_PEEK_OFF) >= 0:
+    if repair.peeks_ahead(sock):
         raise Refused(Reason.PEEK_OFFSET)
     # An urgent octet that is there and unread, and one further on than SIOCINQ counts.
     urgent = rqueue is not None and rqueue > repair.unread(sock) + (state in _FIN_RECEIVED)

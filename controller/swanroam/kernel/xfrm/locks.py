@@ -40,6 +40,9 @@ class TcpTuple(NamedTuple):
     remote: IPAddress
     remote_port: int
 
+    def __str__(self) -> str:
+        return f"{self.local} port {self.local_port} - {self.remote} port {self.remote_port}"
+
 
 def lock(connection: TcpTuple, seconds: int) -> Policy:
     """The policy that locks a connection for so long."""

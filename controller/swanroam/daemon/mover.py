@@ -1,0 +1,176 @@
+"""The mover as the daemon sees it: a process that is started when it is needed, and orders that have answers.
+
+It ends by itself when it has nothing to do for a while, or when the daemon is gone; see `swanroam.transport`. One
+process serves all peers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import socket
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TypeVar
+
+import structlog
+
+from swanroam.transport.orders import (
+    LONGEST_LINE,
+    Answer,
+    Expired,
+    Failed,
+    Go,
+    Gone,
+    Inspect,
+    Inspected,
+    Order,
+    OrderError,
+    Quit,
+    Rebuild,
+    Rebuilt,
+    Stop,
+    Stopped,
+    Unlock,
+    decode,
+    encode,
+)
+
+log = structlog.get_logger("swanroam")
+
+ANSWER_TIMEOUT = 20.0
+"""Seconds in which an order is answered; what is held is let go long before, by the mover itself."""
+
+_ANSWERS: dict[type[Order], type[Answer]] = {Inspect: Inspected, Stop: Stopped, Rebuild: Rebuilt, Go: Gone}
+_A = TypeVar("_A", Inspected, Stopped, Rebuilt, Gone)
+
+
+class MoverError(Exception):
+    """The mover could not be started, has died, or could not carry out an order; the message says which."""
+
+
+class Mover:
+    """Orders for the mover. `expired` is called with a transfer that ended by its limit, or with the mover's life."""
+
+    def __init__(self, expired: Callable[[int], None]) -> None:
+        self._expired = expired
+        self._numbers = itertools.count(1)
+        self._process: asyncio.subprocess.Process | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._reading: asyncio.Task[None] | None = None
+        self._starting = asyncio.Lock()
+        self._waiting: dict[tuple[int, type[Answer]], asyncio.Future[Answer]] = {}
+        self._held: set[int] = set()
+
+    def number(self) -> int:
+        """A new transfer's."""
+        return next(self._numbers)
+
+    def holds(self, transfer: int) -> bool:
+        """Whether it was stopped and is not at its end yet."""
+        return transfer in self._held
+
+    async def start(self) -> None:
+        """So that it is there when it is needed. Raises MoverError."""
+        async with self._starting:
+            if self._writer is not None:
+                return
+            ours, theirs = socket.socketpair()
+            argv = [sys.executable, "-P", "-m", "swanroam.transport", "--fd", str(theirs.fileno())]
+            try:
+                with theirs:
+                    self._process = await asyncio.create_subprocess_exec(
+                        *argv, pass_fds=[theirs.fileno()], stdin=asyncio.subprocess.DEVNULL, start_new_session=True
+                    )
+                reader, self._writer = await asyncio.open_unix_connection(sock=ours, limit=LONGEST_LINE)
+            except OSError as error:
+                ours.close()
+                raise MoverError(f"the mover could not be started: {error}") from error
+            self._reading = asyncio.get_running_loop().create_task(self._read(reader, self._writer, self._process))
+
+    async def ask(self, order: Inspect | Stop | Rebuild | Go, kind: type[_A]) -> _A:
+        """Gives an order and waits for its answer. Raises MoverError."""
+        assert _ANSWERS[type(order)] is kind
+        await self.start()
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        key = (order.transfer, kind)
+        if key in self._waiting:
+            raise MoverError(f"transfer {order.transfer} waits for an answer already")
+        self._waiting[key] = future
+        if isinstance(order, Stop):
+            self._held.add(order.transfer)
+        try:
+            self._send(order)
+            async with asyncio.timeout(ANSWER_TIMEOUT):
+                answer = await future
+        except TimeoutError as error:
+            raise MoverError(f"the mover has not answered within {ANSWER_TIMEOUT:g} s") from error
+        finally:
+            self._waiting.pop(key, None)
+        if isinstance(order, Go):
+            self._held.discard(order.transfer)
+        if isinstance(answer, kind):
+            return answer
+        assert isinstance(answer, Failed)
+        self._held.discard(order.transfer)
+        raise MoverError(answer.text)
+
+    async def tell(self, order: Unlock) -> None:
+        """Gives an order that has no answer. Raises MoverError."""
+        await self.start()
+        self._send(order)
+
+    async def close(self) -> None:
+        """Ends it, with everything let go."""
+        if self._writer is not None and self._process is not None and self._reading is not None:
+            with suppress(MoverError):
+                self._send(Quit())
+            with suppress(TimeoutError):
+                async with asyncio.timeout(5.0):
+                    await asyncio.shield(self._reading)
+            self._reading.cancel()
+            await asyncio.gather(self._reading, return_exceptions=True)
+
+    def _send(self, order: Order) -> None:
+        if self._writer is None or self._writer.is_closing():
+            raise MoverError("the mover has ended")
+        self._writer.write(encode(order))
+
+    async def _read(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, process: asyncio.subprocess.Process
+    ) -> None:
+        try:
+            while line := await reader.readline():
+                self._received(decode(line))
+        except (ConnectionError, ValueError, OrderError) as error:
+            log.warning("mover_not_understood", error=str(error))
+        finally:
+            writer.close()
+            self._writer = None
+            status = await process.wait()
+            if status != 0 or self._held or self._waiting:
+                log.warning("mover_ended", status=status, transfers=len(self._held))
+            for future in self._waiting.values():
+                if not future.done():
+                    future.set_result(Failed(0, f"the mover has ended, with status {status}"))
+            held, self._held = self._held, set()
+            for transfer in sorted(held):
+                self._expired(transfer)
+
+    def _received(self, message: Order | Answer) -> None:
+        match message:
+            case Expired(transfer=transfer):
+                if transfer in self._held:
+                    self._held.discard(transfer)
+                    self._expired(transfer)
+            case Failed(transfer=transfer):
+                for (number, _), future in self._waiting.items():
+                    if number == transfer and not future.done():
+                        future.set_result(message)
+            case Inspected() | Stopped() | Rebuilt() | Gone():
+                future_ = self._waiting.get((message.transfer, type(message)))
+                if future_ is not None and not future_.done():
+                    future_.set_result(message)
+            case _:
+                log.warning("mover_not_understood", error=f"{type(message).__name__} is no answer")

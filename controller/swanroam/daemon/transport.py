@@ -1,0 +1,363 @@
+"""The sockets of this host's programs: counted, ended, and moved by means of the mover.
+
+The machines speak of address pairs and keys, and number transfers as the leading host does; the mover has entries, and
+numbers of its own. Everything that is translated between the two is translated here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+
+import structlog
+
+from swanroam.config import PeerSettings, SocketSettings
+from swanroam.daemon.mover import Mover, MoverError
+from swanroam.kernel.sockets import (
+    SocketDiagError,
+    SocketGone,
+    SocketInUse,
+    SocketProtocol,
+    destroy,
+    sockets_on,
+)
+from swanroam.protocol.events import EndSockets, ReadUsage, UsageRead
+from swanroam.protocol.host_state import Pair
+from swanroam.protocol.messages import IPAddress, Obstacle, Transport
+from swanroam.protocol.transfer import (
+    FindSockets,
+    InspectSockets,
+    Kept,
+    Key,
+    LetGo,
+    MoveDatagramSockets,
+    MoveSockets,
+    RebuildSockets,
+    SocketsFound,
+    SocketsInspected,
+    SocketsLetGo,
+    SocketsMoved,
+    SocketsStopped,
+    StopSockets,
+    TransferEvent,
+    TransferExpired,
+    TransferFailed,
+    TransferOrder,
+    UnlockSockets,
+)
+from swanroam.transport.orders import (
+    Entry,
+    Exclusions,
+    Go,
+    Gone,
+    Inspect,
+    Inspected,
+    Place,
+    Reason,
+    Rebuild,
+    Rebuilt,
+    Refusal,
+    Stop,
+    Stopped,
+    Unlock,
+)
+
+log = structlog.get_logger("swanroam")
+
+LOCK_SECONDS = 120
+"""After which the kernel removes the locks of a connection, should everything of ours die. Long: a connection of which
+one end has moved is safe only while it is locked."""
+
+_OBSTACLES = {
+    Reason.NOT_FOUND: Obstacle.NOT_FOUND,
+    Reason.WILDCARD: Obstacle.NOTHING_TO_DO,
+    Reason.EXCLUDED: Obstacle.CONFIGURED,
+    Reason.NO_OWNER: Obstacle.KIND,
+    Reason.OWN: Obstacle.KIND,
+    Reason.TRACED: Obstacle.OWNER,
+    Reason.PERMISSION: Obstacle.OWNER,
+    Reason.USER_NAMESPACE: Obstacle.OWNER,
+    Reason.IO_URING: Obstacle.OWNER,
+    Reason.NOT_STOPPED: Obstacle.OWNER,
+    Reason.VANISHED: Obstacle.CHANGED,
+    Reason.UNMOVABLE: Obstacle.KIND,
+    Reason.NO_NUMBER: Obstacle.CHANGED,
+    Reason.CHANGED: Obstacle.CHANGED,
+    Reason.TIMED_OUT: Obstacle.CHANGED,
+    Reason.FAILED: Obstacle.FAILED,
+    Reason.LOST: Obstacle.LOST,
+}
+_PROTOCOLS = {SocketProtocol.TCP: Transport.TCP, SocketProtocol.UDP: Transport.UDP}
+_TRANSPORTS = {transport: protocol for protocol, transport in _PROTOCOLS.items()}
+
+
+@dataclass(slots=True)
+class _Held:
+    """A transfer in the mover."""
+
+    number: int
+    owner: str
+    """The peer's identity."""
+    transfer: int
+    """As the machines number it."""
+    old: Pair
+    new: Pair
+    keys: tuple[Key, ...]
+
+
+class LocalSockets:
+    """`expired` is called with a peer's identity and what the time limit has ended.
+
+    `interface_of` tells the index of the interface that has an address of this host, 0 if none.
+    """
+
+    def __init__(
+        self,
+        settings: SocketSettings,
+        interface_of: Callable[[IPAddress], int],
+        expired: Callable[[str, TransferExpired], None],
+    ) -> None:
+        self._settings = settings
+        self._exclusions = Exclusions(settings.exclude_processes, settings.exclude_ports)
+        self._interface_of = interface_of
+        self._expired = expired
+        self._mover = Mover(self._ended)
+        self._held: dict[tuple[str, int], _Held] = {}
+
+    async def prepare(self) -> None:
+        """A handover has begun: the mover will be needed soon."""
+        try:
+            await self._mover.start()
+        except MoverError as error:
+            log.warning("mover_not_started", error=str(error))
+
+    async def close(self) -> None:
+        """Lets go everything that is held."""
+        await self._mover.close()
+
+    async def usage(self, action: ReadUsage, others: Collection[IPAddress], *, own: bool) -> UsageRead:
+        """Counts the sockets between an address (ours if `own`, else the peer's) and the others."""
+        try:
+            return UsageRead(action.address, len(await _using(action.address, others, own=own)))
+        except SocketDiagError as error:
+            log.warning("sockets_not_read", error=str(error))
+            return UsageRead(action.address, 1)  # what can't be ruled out is taken for granted
+
+    async def end(self, action: EndSockets, others: Collection[IPAddress]) -> None:
+        """Ends the sockets between an address of ours and the others, with a reset."""
+        try:
+            for entry in await _using(action.address, others, own=True):
+                with suppress(SocketGone):
+                    await destroy(entry)
+        except SocketDiagError as error:
+            log.warning("sockets_not_ended", address=str(action.address), error=str(error))
+
+    async def transfer(self, peer: PeerSettings, order: TransferOrder) -> TransferEvent | None:
+        """Carries out a step of moving sockets; the event tells what came of it."""
+        owner = peer.identity
+        try:
+            match order:
+                case FindSockets():
+                    return await self._find(order)
+                case InspectSockets(transfer, old, new, keys):
+                    return await self._look(transfer, old, new, keys)
+                case StopSockets(transfer, old, new, keys):
+                    return await self._stop(_Held(self._mover.number(), owner, transfer, old, new, keys))
+                case RebuildSockets(transfer, numbers):
+                    return await self._rebuild(owner, transfer, dict(numbers))
+                case MoveSockets():
+                    return await self._move(owner, order)
+                case LetGo():
+                    return await self._let_go(owner, order)
+                case UnlockSockets(old, new, keys):
+                    await self._mover.tell(Unlock(self._entries(old, new, keys)))
+                    return None
+                case MoveDatagramSockets(old, new):
+                    await self._move_datagrams(owner, old, new)
+                    return None
+        except (MoverError, SocketDiagError) as error:
+            log.warning("transfer_order_failed", order=type(order).__name__, error=str(error))
+            if isinstance(order, FindSockets):
+                return SocketsFound(order.old, order.new, (), ())
+            if isinstance(order, UnlockSockets | MoveDatagramSockets):
+                return None
+            return TransferFailed(order.transfer, str(error))
+
+    async def candidates(self, old: Pair, new: Pair) -> tuple[tuple[SocketInUse, ...], dict[Key, Kept]]:
+        """Connected sockets of a pair, and what hinders those that could not move.
+
+        Raises MoverError, SocketDiagError.
+        """
+        sockets = await _connected(old)
+        _, kept = await self._inspect(old, new, tuple(map(_key, sockets)))
+        return sockets, {entry.key: entry for entry in kept}
+
+    # --- orders -------------------------------------------------------------------------------------------------
+
+    async def _find(self, order: FindSockets) -> SocketsFound:
+        sockets = {_key(entry) for entry in await _connected(order.old)} - order.settled
+        if not sockets:
+            return SocketsFound(order.old, order.new, (), ())
+        keys = tuple(sorted(sockets))
+        _, kept = await self._inspect(order.old, order.new, keys)
+        hindered = {entry.key for entry in kept}
+        movable = tuple(key for key in keys if key not in hindered)
+        return SocketsFound(order.old, order.new, movable, kept)
+
+    async def _inspect(
+        self, old: Pair, new: Pair, keys: tuple[Key, ...]
+    ) -> tuple[Mapping[int, Place], tuple[Kept, ...]]:
+        if not keys:
+            return {}, ()
+        order = Inspect(self._mover.number(), self._entries(old, new, keys), self._exclusions)
+        answer = await self._mover.ask(order, Inspected)
+        return answer.found, _kept(keys, answer.refusals, answer.owners)
+
+    async def _stop(self, held: _Held) -> SocketsStopped:
+        entries = self._entries(held.old, held.new, held.keys)
+        self._held[held.owner, held.transfer] = held
+        try:
+            answer = await self._mover.ask(Stop(held.number, entries, self._settings.hold, LOCK_SECONDS), Stopped)
+        except MoverError:
+            self._held.pop((held.owner, held.transfer), None)
+            raise
+        numbers = tuple((held.keys[index], number) for index, number in sorted(answer.numbers.items()))
+        refused = {held.keys[index] for index in answer.refusals}
+        datagrams = tuple((key, 0) for key in held.keys if key.transport is Transport.UDP and key not in refused)
+        return SocketsStopped(held.transfer, numbers + datagrams, _kept(held.keys, answer.refusals))
+
+    async def _rebuild(self, owner: str, transfer: int, numbers: Mapping[Key, int]) -> SocketsMoved:
+        held = self._held.get((owner, transfer))
+        if held is None:
+            raise MoverError(f"transfer {transfer} has ended")
+        by_index = {index: numbers[key] for index, key in enumerate(held.keys) if key in numbers}
+        answer = await self._mover.ask(Rebuild(held.number, by_index), Rebuilt)
+        done = tuple((held.keys[index], 0) for index in answer.done)
+        return SocketsMoved(transfer, done, _kept(held.keys, answer.refusals))
+
+    async def _look(self, transfer: int, old: Pair, new: Pair, keys: tuple[Key, ...]) -> SocketsInspected:
+        found, kept = await self._inspect(old, new, keys)
+        there = tuple(key for index, key in enumerate(keys) if found.get(index) is Place.NEW)
+        numbers = await self._numbers_of(there, old, new) if there else {}
+        return SocketsInspected(
+            transfer, tuple(entry for entry in kept if entry.key not in numbers), tuple(sorted(numbers.items()))
+        )
+
+    async def _move(self, owner: str, order: MoveSockets) -> SocketsMoved:
+        keys = tuple(key for key, _ in order.numbers)
+        stopped = await self._stop(_Held(self._mover.number(), owner, order.transfer, order.old, order.new, keys))
+        own = dict(stopped.numbers)
+        theirs = {key: number for key, number in order.numbers if key in own}
+        moved = await self._rebuild(owner, order.transfer, theirs)
+        numbers = tuple((key, own[key]) for key, _ in moved.numbers)
+        return SocketsMoved(order.transfer, numbers, (*stopped.kept, *moved.kept))
+
+    async def _numbers_of(self, keys: tuple[Key, ...], old: Pair, new: Pair) -> dict[Key, int]:
+        """Of sockets that stand at the new pair already: an earlier attempt was cut short."""
+        entries = tuple(entry.reversed for entry in self._entries(old, new, keys))
+        number = self._mover.number()
+        answer = await self._mover.ask(Stop(number, entries, self._settings.hold, LOCK_SECONDS), Stopped)
+        every = tuple(range(len(entries)))
+        await self._mover.ask(Go(number, keep_locks=every), Gone)  # what comes for the old pair is still not answered
+        numbers = {keys[index]: value for index, value in answer.numbers.items()}
+        datagrams = {
+            key: 0 for index, key in enumerate(keys) if key.transport is Transport.UDP and index not in answer.refusals
+        }
+        return numbers | datagrams
+
+    async def _let_go(self, owner: str, order: LetGo) -> SocketsLetGo:
+        held = self._held.pop((owner, order.transfer), None)
+        kept: tuple[Kept, ...] = ()
+        back = dict(order.back)
+        if held is not None and self._mover.holds(held.number):
+            returning = tuple(index for index, key in enumerate(held.keys) if key in back)
+            doubtful = tuple(index for index, key in enumerate(held.keys) if key in order.doubtful)
+            answer = await self._mover.ask(Go(held.number, returning, doubtful), Gone)
+            kept = _kept(held.keys, answer.refusals)
+        elif back:
+            kept = await self._return(order, back)
+        settled = tuple(key for key in order.keys if key not in order.doubtful)
+        if settled:
+            await self._mover.tell(Unlock(self._entries(order.old, order.new, settled)))
+        return SocketsLetGo(order.transfer, kept)
+
+    async def _return(self, order: LetGo, back: Mapping[Key, int]) -> tuple[Kept, ...]:
+        """From the new pair, where they run on already, to the old one."""
+        keys = tuple(back)
+        entries = tuple(entry.reversed for entry in self._entries(order.old, order.new, keys))
+        number = self._mover.number()
+        stopped = await self._mover.ask(Stop(number, entries, self._settings.hold, LOCK_SECONDS), Stopped)
+        await self._mover.ask(Rebuild(number, {index: back[key] for index, key in enumerate(keys)}), Rebuilt)
+        gone = await self._mover.ask(Go(number), Gone)
+        return _kept(keys, dict(stopped.refusals) | dict(gone.refusals))
+
+    async def _move_datagrams(self, owner: str, old: Pair, new: Pair) -> None:
+        """On this host alone."""
+        datagrams = [entry for entry in await _connected(old) if entry.protocol is SocketProtocol.UDP]
+        if not datagrams:
+            return
+        keys = tuple(map(_key, datagrams))
+        _, kept = await self._inspect(old, new, keys)
+        hindered = {entry.key for entry in kept}
+        if not (keys := tuple(key for key in keys if key not in hindered)):
+            return
+        number = self._mover.number()
+        entries = self._entries(old, new, keys)
+        await self._mover.ask(Stop(number, entries, self._settings.hold, LOCK_SECONDS), Stopped)
+        await self._mover.ask(Rebuild(number, {}), Rebuilt)
+        await self._mover.ask(Go(number), Gone)
+        log.debug("datagram_sockets_moved", peer=owner, old=str(old), new=str(new), sockets=len(keys))
+
+    # --- inside -------------------------------------------------------------------------------------------------
+
+    def _entries(self, old: Pair, new: Pair, keys: Iterable[Key]) -> tuple[Entry, ...]:
+        interface = self._interface_of(new.local)
+        return tuple(
+            Entry(
+                _TRANSPORTS[key.transport],
+                old.local,
+                key.port,
+                old.remote,
+                key.remote_port,
+                new.local,
+                new.remote,
+                interface,
+            )
+            for key in keys
+        )
+
+    def _ended(self, number: int) -> None:
+        for key, held in list(self._held.items()):
+            if held.number == number:
+                del self._held[key]
+                self._expired(held.owner, TransferExpired(held.transfer))
+
+
+async def _using(address: IPAddress, others: Collection[IPAddress], *, own: bool) -> list[SocketInUse]:
+    """Sockets between an address (ours if `own`, else the peer's) and the others. Raises SocketDiagError."""
+    found = await (sockets_on(address, None) if own else sockets_on(None, address))
+    used = [entry for entry in found if not entry.lingering and not entry.listening]
+    if own:
+        used = [entry for entry in used if entry.remote in others or not entry.connected]
+    return used
+
+
+async def _connected(pair: Pair) -> tuple[SocketInUse, ...]:
+    found = await sockets_on(pair.local, pair.remote)
+    return tuple(entry for entry in found if entry.connected and not entry.lingering and not entry.listening)
+
+
+def _key(entry: SocketInUse) -> Key:
+    return Key(_PROTOCOLS[entry.protocol], entry.local_port, entry.remote_port)
+
+
+def _kept(
+    keys: tuple[Key, ...], refusals: Mapping[int, Refusal], owners: Mapping[int, tuple[str, ...]] | None = None
+) -> tuple[Kept, ...]:
+    for index, refusal in sorted(refusals.items()):
+        log.debug("socket_kept", socket=str(keys[index]), reason=str(refusal))
+    return tuple(
+        Kept(keys[index], _OBSTACLES[refusal.reason], str(refusal), (owners or {}).get(index, ()))
+        for index, refusal in sorted(refusals.items())
+    )

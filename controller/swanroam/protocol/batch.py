@@ -1,0 +1,87 @@
+"""One transfer as its leader keeps account of it, and the requests that follow from that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from swanroam.protocol.host_state import Pair
+from swanroam.protocol.messages import Connection, IPAddress, Obstacle, TransferRequest, TransferStage
+from swanroam.protocol.transfer import Kept, Key
+
+
+@dataclass(slots=True)
+class Batch:
+    """One transfer."""
+
+    old: Pair
+    new: Pair
+    keys: tuple[Key, ...]
+    transfer: int = 0
+    alone: set[Key] = field(default_factory=set)
+    """The peer has nothing to do for these."""
+    own: dict[Key, int] = field(default_factory=dict)
+    """Numbers of our stopped sockets."""
+    moved: set[Key] = field(default_factory=set)
+    """Ours, at the new pair."""
+    theirs: dict[Key, int] = field(default_factory=dict)
+    """The peer's numbers: its sockets are at the new pair."""
+
+    there: dict[Key, int] = field(default_factory=dict)
+    """The peer's numbers of sockets that it had moved before: an earlier attempt was cut short."""
+
+    @property
+    def asked(self) -> set[Key]:
+        """What the peer is asked to move."""
+        return set(self.own) - self.alone - set(self.there)
+
+    @property
+    def doubtful(self) -> tuple[Key, ...]:
+        """Ours is not at the new pair, and the peer's may be."""
+        return tuple(sorted(set(self.own) - self.alone - self.moved))
+
+    @property
+    def returning(self) -> tuple[Key, ...]:
+        """Ours is not at the new pair, and the peer's is."""
+        return tuple(sorted(set(self.theirs) - self.moved))
+
+    def request(self, stage: TransferStage, sequence: int, handover: bytes) -> TransferRequest:
+        """What the peer is asked for."""
+        match stage:
+            case TransferStage.PREPARE:
+                entries = [_connection(key) for key in self.keys]
+            case TransferStage.MOVE:
+                entries = [_connection(key, self.own[key]) for key in sorted(self.asked)]
+            case _:
+                returning = set(self.returning)
+                entries = [
+                    _connection(key, self.own[key], Obstacle.FAILED if key in returning else Obstacle.NONE)
+                    for key in sorted(self.theirs)
+                ]
+        old, new = _ends(self.old), _ends(self.new)
+        return TransferRequest(sequence, handover, self.transfer, stage, old, new, tuple(entries))
+
+
+def farewell(new: Pair, sequence: int, handover: bytes) -> TransferRequest:
+    """That was all for now."""
+    ends = _ends(new)
+    return TransferRequest(sequence, handover, 0, TransferStage.FINISH, ends, ends, ())
+
+
+def obstacle_of(said: Mapping[Key, Connection], key: Key) -> Obstacle:
+    """What the peer said of a connection; one that it left out has failed."""
+    return said[key].obstacle if key in said else Obstacle.FAILED
+
+
+def obstacles(said: Mapping[Key, Connection], keys: Iterable[Key]) -> list[Kept]:
+    """Why these are kept, as the peer said."""
+    found = ((key, obstacle_of(said, key)) for key in keys)
+    return [Kept(key, obstacle, "at the peer") for key, obstacle in found if obstacle is not Obstacle.NONE]
+
+
+def _connection(key: Key, number: int = 0, obstacle: Obstacle = Obstacle.NONE) -> Connection:
+    return Connection(key.transport, key.port, key.remote_port, obstacle, number)
+
+
+def _ends(pair: Pair) -> tuple[IPAddress, IPAddress]:
+    return pair.local, pair.remote

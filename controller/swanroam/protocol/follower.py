@@ -1,0 +1,191 @@
+"""Moving the sockets to the new address: the role of the peer of the host that leads. The theory is `leader`'s.
+
+The follower answers requests and begins nothing by itself. A request that is repeated gets the same answer again; one
+for a transfer that is not known (any more) is answered by what the sockets themselves say, so a crash of either side
+needs no memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from types import MappingProxyType
+
+from swanroam.protocol.events import Action, Send
+from swanroam.protocol.host_state import Pair
+from swanroam.protocol.messages import (
+    Connection,
+    IPAddress,
+    Obstacle,
+    TransferReply,
+    TransferRequest,
+    TransferStage,
+)
+from swanroam.protocol.transfer import (
+    InspectSockets,
+    Kept,
+    Key,
+    LetGo,
+    MoveDatagramSockets,
+    MoveSockets,
+    SocketsInspected,
+    SocketsLetGo,
+    SocketsMoved,
+    Tally,
+    TransferExpired,
+    TransferFailed,
+)
+
+NO_NUMBERS: Mapping[Key, int] = MappingProxyType({})
+
+
+class Follower:
+    """Moves this host's sockets as the leader says."""
+
+    def __init__(self, tally: Tally) -> None:
+        self.tally = tally
+        self.finished: Pair | None = None
+        """The pair to which the leader has finished a round."""
+        self._transfer: int | None = None
+        self._old: Pair | None = None
+        self._request: TransferRequest | None = None
+        """What is being carried out."""
+        self._replies: dict[TransferStage, tuple[Connection, ...]] = {}
+        self._holding = False
+        self._moved: set[Key] = set()
+
+    @property
+    def busy(self) -> bool:
+        """Sockets are being moved: they cannot be counted now."""
+        return self._holding or self._request is not None
+
+    @property
+    def holding(self) -> bool:
+        """Programs of this host are stopped, or are being stopped."""
+        return self._holding
+
+    def forget(self) -> None:
+        """The peer is gone."""
+        self._transfer = self._request = self._old = self.finished = None
+        self._replies.clear()
+        self._holding = False
+
+    def requested(
+        self, message: TransferRequest, led: Iterable[Pair], *, willing: bool, yielding: bool
+    ) -> list[Action]:
+        """What to do for a request whose addresses were found right.
+
+        `led`: the pairs that the peer leads; `willing`: the configuration lets sockets move; `yielding`: a transfer
+        that we lead goes on.
+        """
+        old, new = seen_from_here(message.old), seen_from_here(message.new)
+        if message.stage is TransferStage.FINISH:
+            self.finished = new
+            return [_reply(message, ()), *(MoveDatagramSockets(pair, new) for pair in led if willing)]
+        if message.transfer == self._transfer and message.stage in self._replies:
+            return [_reply(message, self._replies[message.stage])]
+        if self._request is not None:
+            return []  # under way; it will ask again
+        if message.stage is not TransferStage.END:
+            if not willing:
+                return [_reply(message, _all(message, Obstacle.CONFIGURED))]
+            if yielding or (self._holding and message.transfer != self._transfer):
+                return [_reply(message, _all(message, Obstacle.BUSY))]
+        if message.transfer != self._transfer:
+            self._transfer = message.transfer
+            self._replies.clear()
+            self._moved.clear()
+        self._request, self._old = message, old
+        keys = tuple(Key.of(entry, ours=False) for entry in message.connections)
+        match message.stage:
+            case TransferStage.PREPARE:
+                return [InspectSockets(message.transfer, old, new, keys)]
+            case TransferStage.MOVE:
+                self._holding = True
+                numbers = tuple((Key.of(entry, ours=False), entry.number) for entry in message.connections)
+                return [MoveSockets(message.transfer, old, new, numbers)]
+            case _:
+                back = tuple(
+                    (Key.of(entry, ours=False), entry.number)
+                    for entry in message.connections
+                    if entry.obstacle is not Obstacle.NONE
+                )
+                return [LetGo(message.transfer, old, new, keys, back, tuple(sorted(self._moved - set(keys))))]
+
+    # --- what came of it ----------------------------------------------------------------------------------------
+
+    def inspected(self, event: SocketsInspected) -> list[Action]:
+        return self._answer(event.transfer, TransferStage.PREPARE, event.kept, dict(event.numbers))
+
+    def moved(self, event: SocketsMoved) -> list[Action]:
+        if (event.transfer, TransferStage.MOVE) == self._outstanding and self._old is not None:
+            self._moved = {key for key, _ in event.numbers}
+            self.tally.moved += len(event.numbers)
+        return self._answer(event.transfer, TransferStage.MOVE, event.kept, dict(event.numbers))
+
+    def let_go(self, event: SocketsLetGo) -> list[Action]:
+        if event.transfer == self._transfer:
+            self._holding = False
+        return self._answer(event.transfer, TransferStage.END, event.kept)
+
+    def expired(self, event: TransferExpired) -> list[Action]:
+        """The programs run again. That the sockets have moved is still true, and the leader may still end it."""
+        if event.transfer == self._transfer:
+            self._holding = False
+        return []
+
+    def failed(self, event: TransferFailed) -> list[Action]:
+        """A repeated request gets the same answer, or the leader would not know what to believe."""
+        if event.transfer != self._transfer or self._request is None:
+            return []
+        self._holding = False
+        request, self._request = self._request, None
+        self._replies[request.stage] = _all(request, Obstacle.FAILED)
+        return [_reply(request, self._replies[request.stage])]
+
+    # --- inside -------------------------------------------------------------------------------------------------
+
+    @property
+    def _outstanding(self) -> tuple[int, TransferStage] | None:
+        return None if self._request is None else (self._request.transfer, self._request.stage)
+
+    def _answer(
+        self, transfer: int, stage: TransferStage, kept: Iterable[Kept], numbers: Mapping[Key, int] = NO_NUMBERS
+    ) -> list[Action]:
+        if (transfer, stage) != self._outstanding:
+            return []
+        request, self._request = self._request, None
+        assert request is not None
+        assert self._old is not None
+        obstacles = {entry.key: entry for entry in kept}
+        self.tally.kept |= {(self._old, key): entry for key, entry in obstacles.items()}
+        connections = []
+        for entry in request.connections:
+            key = Key.of(entry, ours=False)
+            obstacle = obstacles[key].obstacle if key in obstacles else Obstacle.NONE
+            if stage is TransferStage.PREPARE and key in numbers:
+                obstacle = Obstacle.MOVED
+            elif stage is TransferStage.MOVE and key not in numbers and obstacle is Obstacle.NONE:
+                obstacle = Obstacle.FAILED
+            connections.append(_ours(entry, obstacle, numbers.get(key, 0)))
+        self._replies[stage] = tuple(connections)
+        return [_reply(request, tuple(connections))]
+
+
+def seen_from_here(ends: tuple[IPAddress, IPAddress]) -> Pair:
+    """The sender's address pair, as seen from here."""
+    sender, receiver = ends
+    return Pair(receiver, sender)
+
+
+def _ours(entry: Connection, obstacle: Obstacle, number: int = 0) -> Connection:
+    """The peer's entry, as we send it: ports as this host sees them."""
+    return replace(entry, port=entry.remote_port, remote_port=entry.port, obstacle=obstacle, number=number)
+
+
+def _all(message: TransferRequest, obstacle: Obstacle) -> tuple[Connection, ...]:
+    return tuple(_ours(entry, obstacle) for entry in message.connections)
+
+
+def _reply(message: TransferRequest, connections: tuple[Connection, ...]) -> Send:
+    return Send(TransferReply(message.sequence, message.handover, message.transfer, message.stage, connections))

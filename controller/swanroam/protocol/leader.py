@@ -1,0 +1,400 @@
+"""Moving the sockets to the new address: the role of the host that leads.
+
+Theory of operation
+===================
+
+A TCP connection is moved on both hosts at one moment in which neither may answer the other: while one end has the new
+addresses and the other has not, any packet of it would be answered by a reset. So both hosts lock the connection's old
+and new addresses, and stop the programs that have it. What each needs of the other is one number: what has been
+received, so that the rest can be sent again.
+
+    leader                                            follower
+    finds its sockets on an old pair
+    TRANSFER REQUEST {prepare, connections} ───────►  could they move?                    (nothing is changed yet)
+                            ◄────────── TRANSFER REPLY {prepare, obstacles}
+    locks, stops the programs, reads the numbers
+    TRANSFER REQUEST {move, numbers} ──────────────►  locks, stops, reads its numbers, takes its sockets to the new pair
+                            ◄────────── TRANSFER REPLY {move, numbers}                    and holds them
+    takes its sockets to the new pair, lets them go
+    TRANSFER REQUEST {end} ────────────────────────►  lets its sockets go; those that the leader could not move
+                            ◄────────── TRANSFER REPLY {end}                              return to the old pair first
+
+The follower goes first, so this holds always: *a socket of the leader's at the new pair has its peer there.* The hosts
+hold programs for a limited time only; when it is over, a socket stays where it is at that moment. If messages are lost
+the follower's may then be at the new pair and the leader's at the old one, locked against each other: nothing flows and
+nothing is lost. The next attempt finds it so: it begins anew by what the sockets themselves say, and what is at the
+new pair already is only asked for its number. So nothing has to be remembered over a crash of either side.
+
+A *round* goes over all old pairs, in transfers of at most MAX_CONNECTIONS. Rounds are repeated, at growing intervals,
+as long as there are old pairs: what could not move may be able to later.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from collections.abc import Callable, Iterable
+
+from swanroam.protocol.batch import Batch, farewell, obstacle_of, obstacles
+from swanroam.protocol.binding import Binding
+from swanroam.protocol.events import Action, Send
+from swanroam.protocol.host_state import Pair
+from swanroam.protocol.messages import (
+    MAX_CONNECTIONS,
+    Connection,
+    Obstacle,
+    TransferReply,
+    TransferRequest,
+    TransferStage,
+)
+from swanroam.protocol.retransmission import Retransmission
+from swanroam.protocol.transfer import (
+    FindSockets,
+    Kept,
+    Key,
+    LetGo,
+    RebuildSockets,
+    SocketsFound,
+    SocketsLetGo,
+    SocketsMoved,
+    SocketsStopped,
+    StopSockets,
+    Tally,
+    TransferExpired,
+    TransferFailed,
+    UnlockSockets,
+)
+
+ROUNDS = (1.0, 30.0)
+"""Seconds between two rounds: first, and at most."""
+AGAIN = 0.2
+"""Seconds after which a transfer that was cut short is begun anew, and up to as much more."""
+PATIENCE = 5.0
+"""Seconds in which the peer must have answered a request that holds nobody up."""
+FAREWELLS = 4
+"""How often the end of a round is told."""
+
+_FOR_GOOD = frozenset({Obstacle.NOTHING_TO_DO, Obstacle.CONFIGURED, Obstacle.KIND, Obstacle.BOUND})
+"""What time does not change. (Another address may.)"""
+
+
+class Phase(enum.Enum):
+    """Where the leader is."""
+
+    IDLE = enum.auto()  # between two rounds
+    FINDING = enum.auto()  # looking for sockets
+    PREPARING = enum.auto()  # the follower looks at its own
+    STOPPING = enum.auto()  # our programs are being stopped
+    MOVING = enum.auto()  # stopped; the follower moves its sockets
+    REBUILDING = enum.auto()  # we move ours
+    LETTING_GO = enum.auto()  # our programs run on
+    ENDING = enum.auto()  # the follower lets its programs go
+    FINISHING = enum.auto()  # the follower is told that this was all
+
+
+_WAITING = {
+    Phase.PREPARING: TransferStage.PREPARE,
+    Phase.MOVING: TransferStage.MOVE,
+    Phase.ENDING: TransferStage.END,
+    Phase.FINISHING: TransferStage.FINISH,
+}
+"""Phases in which a request is outstanding."""
+_HOLDING = (Phase.STOPPING, Phase.MOVING, Phase.REBUILDING, Phase.LETTING_GO)
+
+
+class Leader:
+    """Moves this host's sockets from old pairs to the current one."""
+
+    def __init__(
+        self, exchange: Retransmission, token: Callable[[int], bytes], jitter: Callable[[], float], tally: Tally
+    ) -> None:
+        self.tally = tally
+        self.rounds = 0
+        """Finished since the current pair is what it is."""
+        self.yielding = False
+        """Programs of this host are stopped for a transfer that the peer leads: ours has to wait."""
+        self._exchange = exchange
+        self._token = token
+        self._jitter = jitter
+        self._phase = Phase.IDLE
+        self._new: Pair | None = None
+        self._due: float | None = 0.0
+        self._delay = ROUNDS[0]
+        self._pairs: deque[Pair] = deque()
+        self._batches: deque[Batch] = deque()
+        self._batch: Batch | None = None
+        self._began = 0.0
+        self._cut_short = False
+
+    @property
+    def busy(self) -> bool:
+        """Sockets are being looked for or moved: they cannot be counted now."""
+        return self._phase not in (Phase.IDLE, Phase.FINISHING)
+
+    @property
+    def holding(self) -> bool:
+        """Programs of this host are stopped."""
+        return self._phase in _HOLDING
+
+    def forget(self) -> None:
+        """The peer is gone. What is stopped is let go by the host's own limit."""
+        self._phase = Phase.IDLE
+        self._batch = self._new = None
+        self._pairs.clear()
+        self._batches.clear()
+        self._exchange.stop()
+        self._due = 0.0
+
+    # --- what is missing --------------------------------------------------------------------------------------
+
+    def advance(
+        self, own: Binding, peer: Binding, *, ready: bool, sequence: int, handover: bytes, now: float
+    ) -> list[Action]:
+        """What to do now. `ready`: the new pair is proven and has filters, and nobody counts sockets."""
+        new = Pair(own.current, peer.current)
+        if self._new != new and not self.holding and self._phase is not Phase.ENDING:
+            self._restart(new, now)
+        pairs = led_pairs(own, peer)
+        if self._phase is Phase.IDLE and pairs and ready and self._due is not None and now >= self._due:
+            self._pairs = deque(pairs)
+            self._due = None
+            self._cut_short = False
+            self.tally.kept = {entry: kept for entry, kept in self.tally.kept.items() if entry[0] in pairs}
+            actions = self._next(now)
+        elif self._phase is Phase.PREPARING and not ready:
+            self._restart(new, now)
+            actions = []
+        else:
+            actions = self._impatient(now)
+        if self._phase in _WAITING and self._exchange.is_due(now):
+            self._exchange.sent(now)
+            actions.append(Send(self._request(sequence, handover)))
+        return actions
+
+    def deadlines(self) -> list[float]:
+        """Times at which `advance` may have something to do."""
+        times = [self._due] if self._phase is Phase.IDLE and self._due is not None else []
+        if self._phase in _WAITING and self._exchange.due is not None:
+            times.append(self._exchange.due)
+        if self._phase in (Phase.PREPARING, Phase.ENDING):
+            times.append(self._began + PATIENCE)
+        return times
+
+    # --- what came in -----------------------------------------------------------------------------------------
+
+    def found(self, event: SocketsFound, now: float) -> list[Action]:
+        if self._phase is not Phase.FINDING or (event.old, event.new) != (self._pairs[0], self._new):
+            return []
+        self._pairs.popleft()
+        there = {*event.movable, *(kept.key for kept in event.kept), *self._settled(event.old)}
+        self.tally.kept = {
+            (pair, key): kept for (pair, key), kept in self.tally.kept.items() if pair != event.old or key in there
+        }
+        self._keep(event.old, event.kept)
+        movable = sorted(event.movable)
+        for start in range(0, len(movable), MAX_CONNECTIONS):
+            self._batches.append(Batch(event.old, event.new, tuple(movable[start : start + MAX_CONNECTIONS])))
+        return self._next(now)
+
+    def stopped(self, event: SocketsStopped, now: float) -> list[Action]:
+        batch = self._current(event.transfer, Phase.STOPPING)
+        if batch is None:
+            return []
+        self._keep(batch.old, event.kept)
+        batch.own = dict(event.numbers)
+        batch.theirs = {key: number for key, number in batch.there.items() if key in batch.own}
+        if not batch.own:
+            return self._done(now)
+        if not batch.asked:
+            return self._rebuild(batch)
+        self._enter(Phase.MOVING, now)
+        return []
+
+    def moved(self, event: SocketsMoved, now: float) -> list[Action]:
+        batch = self._current(event.transfer, Phase.REBUILDING)
+        if batch is None:
+            return []
+        self._keep(batch.old, event.kept)
+        batch.moved = {key for key, _ in event.numbers}
+        self._count(batch)
+        self._phase = Phase.LETTING_GO
+        return [LetGo(batch.transfer, batch.old, batch.new, batch.keys, doubtful=batch.doubtful)]
+
+    def let_go(self, event: SocketsLetGo, now: float) -> list[Action]:
+        batch = self._current(event.transfer, Phase.LETTING_GO)
+        if batch is None:
+            return []
+        self._keep(batch.old, event.kept)
+        if not batch.asked and not batch.theirs:
+            return self._done(now)
+        self._enter(Phase.ENDING, now)
+        return []
+
+    def expired(self, event: TransferExpired | TransferFailed, now: float) -> list[Action]:
+        """Ours are where they were. Whether the follower's are, the next attempt finds out."""
+        if self._batch is None or event.transfer != self._batch.transfer or not self.holding:
+            return []
+        detail = event.reason if isinstance(event, TransferFailed) else "the peer did not answer in time"
+        obstacle = Obstacle.FAILED if isinstance(event, TransferFailed) else Obstacle.SILENT
+        batch = self._batch
+        self._keep(batch.old, [Kept(key, obstacle, detail) for key in batch.own or batch.keys])
+        self._cut_short = True
+        return self._cut(now)
+
+    def replied(self, message: TransferReply, now: float) -> list[Action]:
+        if self._phase not in _WAITING or message.stage is not _WAITING[self._phase]:
+            return []
+        if self._phase is Phase.FINISHING:
+            self._rest(now)
+            return []
+        batch = self._batch
+        if batch is None or message.transfer != batch.transfer:
+            return []
+        said = {Key.of(entry, ours=False): entry for entry in message.connections}
+        match self._phase:
+            case Phase.PREPARING:
+                return self._prepared(batch, said, now)
+            case Phase.MOVING:
+                return self._followed(batch, said, now)
+            case _:
+                return self._ended(batch, said) + self._done(now)
+
+    # --- inside -----------------------------------------------------------------------------------------------
+
+    def _prepared(self, batch: Batch, said: dict[Key, Connection], now: float) -> list[Action]:
+        batch.there = {key: said[key].number for key in batch.keys if obstacle_of(said, key) is Obstacle.MOVED}
+        batch.alone = {key for key in batch.keys if obstacle_of(said, key) is Obstacle.NOTHING_TO_DO}
+        movable = (Obstacle.NONE, Obstacle.MOVED, Obstacle.NOTHING_TO_DO)
+        hindered = {key for key in batch.keys if obstacle_of(said, key) not in movable}
+        self._keep(batch.old, obstacles(said, hindered))
+        batch.keys = tuple(key for key in batch.keys if key not in hindered)
+        if any(obstacle_of(said, key) is Obstacle.BUSY for key in hindered):
+            self._cut_short = True
+        if not batch.keys:
+            return self._done(now)
+        if self.yielding:
+            self._cut_short = True
+            return self._cut(now)
+        self._exchange.stop()
+        self._phase = Phase.STOPPING
+        return [StopSockets(batch.transfer, batch.old, batch.new, batch.keys)]
+
+    def _followed(self, batch: Batch, said: dict[Key, Connection], now: float) -> list[Action]:
+        asked = batch.asked
+        batch.theirs |= {key: said[key].number for key in asked if obstacle_of(said, key) is Obstacle.NONE}
+        self._keep(batch.old, obstacles(said, asked - batch.theirs.keys()))
+        if any(obstacle_of(said, key) is Obstacle.BUSY for key in asked):
+            self._cut_short = True
+        return self._rebuild(batch)
+
+    def _ended(self, batch: Batch, said: dict[Key, Connection]) -> list[Action]:
+        """What has come back is in no doubt any more; what the peer could not take back will be tried again."""
+        back = {key for key in batch.returning if obstacle_of(said, key) is Obstacle.NONE}
+        self._keep(batch.old, obstacles(said, set(batch.returning) - back))
+        return [UnlockSockets(batch.old, batch.new, tuple(sorted(back)))] if back else []
+
+    def _rebuild(self, batch: Batch) -> list[Action]:
+        self._exchange.stop()
+        self._phase = Phase.REBUILDING
+        alone = {key: 0 for key in batch.own if key in batch.alone}
+        return [RebuildSockets(batch.transfer, tuple(sorted((batch.theirs | alone).items())))]
+
+    def _count(self, batch: Batch) -> None:
+        self.tally.moved += len(batch.moved)
+        for key in batch.moved:
+            self.tally.kept.pop((batch.old, key), None)
+
+    def _request(self, sequence: int, handover: bytes) -> TransferRequest:
+        stage = _WAITING[self._phase]
+        if self._batch is not None:
+            return self._batch.request(stage, sequence, handover)
+        assert self._new is not None
+        return farewell(self._new, sequence, handover)
+
+    def _impatient(self, now: float) -> list[Action]:
+        """Gives up what the peer does not answer."""
+        if self._phase is Phase.FINISHING and self._exchange.attempts >= FAREWELLS:
+            self._rest(now)
+        if self._phase not in (Phase.PREPARING, Phase.ENDING) or now < self._began + PATIENCE:
+            return []
+        batch = self._batch
+        assert batch is not None
+        if self._phase is Phase.PREPARING:
+            self._keep(batch.old, [Kept(key, Obstacle.SILENT, "the peer does not answer") for key in batch.keys])
+        return self._cut(now)
+
+    def _next(self, now: float) -> list[Action]:
+        """The next transfer of the round, or the next old pair, or the end of the round."""
+        if self._batches:
+            self._batch = self._batches.popleft()
+            self._batch.transfer = int.from_bytes(self._token(4))
+            self._enter(Phase.PREPARING, now)
+            return []
+        self._batch = None
+        if self._pairs:
+            self._phase = Phase.FINDING
+            old, new = self._pairs[0], self._new
+            assert new is not None
+            return [FindSockets(old, new, self._settled(old))]
+        self.rounds += 1
+        self._enter(Phase.FINISHING, now)
+        return []
+
+    def _settled(self, old: Pair) -> frozenset[Key]:
+        """Sockets of a pair that cannot move, now or later."""
+        kept = self.tally.kept.items()
+        return frozenset(key for (pair, key), entry in kept if pair == old and entry.obstacle in _FOR_GOOD)
+
+    def _done(self, now: float) -> list[Action]:
+        """With the batch."""
+        self._exchange.stop()
+        return self._next(now)
+
+    def _cut(self, now: float) -> list[Action]:
+        """The round ends here; what is left has its chance in the next."""
+        self._batches.clear()
+        self._pairs.clear()
+        self._batch = None
+        self.rounds += 1
+        self._rest(now)
+        return []
+
+    def _rest(self, now: float) -> None:
+        self._phase = Phase.IDLE
+        self._exchange.stop()
+        if self._cut_short:
+            self._due = now + AGAIN * (1 + self._jitter())
+            self._cut_short = False
+        else:
+            self._due = now + self._delay
+            self._delay = min(self._delay * 2, ROUNDS[1])
+
+    def _restart(self, new: Pair, now: float) -> None:
+        self.forget()
+        self.tally.moved = 0
+        self._new = new
+        self._due = now
+        self._delay = ROUNDS[0]
+        self.rounds = 0
+
+    def _enter(self, phase: Phase, now: float) -> None:
+        self._phase = phase
+        self._began = now
+        self._exchange.begin(now)
+
+    def _current(self, transfer: int, phase: Phase) -> Batch | None:
+        batch = self._batch
+        return batch if batch is not None and batch.transfer == transfer and self._phase is phase else None
+
+    def _keep(self, old: Pair, kept: Iterable[Kept]) -> None:
+        self.tally.kept |= {(old, entry.key): entry for entry in kept}
+
+
+def led_pairs(own: Binding, peer: Binding) -> list[Pair]:
+    """The pairs whose sockets this host leads to the current pair; the peer leads those of all others.
+
+    Whose address is old leads. When both are, the host with the lower current address does.
+    """
+    lower = int(own.current) < int(peer.current)
+    pairs = [Pair(local, remote) for local in own.addresses for remote in peer.addresses]
+    return [pair for pair in pairs if pair.local != own.current and (pair.remote == peer.current or lower)]

@@ -1,0 +1,103 @@
+"""Moving sockets between this host and one peer: both roles, and what lies between them and the peer's machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from swanroam.protocol.binding import Binding
+from swanroam.protocol.events import Action, Fact, Report
+from swanroam.protocol.follower import Follower, seen_from_here
+from swanroam.protocol.host_state import Pair
+from swanroam.protocol.leader import Leader, led_pairs
+from swanroam.protocol.messages import TransferReply, TransferRequest, TransferStage
+from swanroam.protocol.retransmission import Retransmission
+from swanroam.protocol.transfer import (
+    SocketsFound,
+    SocketsInspected,
+    SocketsLetGo,
+    SocketsMoved,
+    SocketsStopped,
+    Tally,
+    TransferEvent,
+    TransferExpired,
+    TransferFailed,
+)
+
+
+class Transfers:
+    """What this host does about sockets on old addresses, its own or the peer's. `willing`: they may move."""
+
+    def __init__(
+        self, *, willing: bool, exchange: Retransmission, token: Callable[[int], bytes], jitter: Callable[[], float]
+    ) -> None:
+        self.willing = willing
+        self.tally = Tally()
+        self._leader = Leader(exchange, token, jitter, self.tally)
+        self._follower = Follower(self.tally)
+
+    @property
+    def busy(self) -> bool:
+        """Sockets are being moved, so they cannot be counted."""
+        return self._leader.busy or self._follower.busy
+
+    def led_through(self) -> bool:
+        """This host has gone over all sockets that it leads to the current pair."""
+        return self._leader.rounds > 0
+
+    def followed_through(self, pair: Pair) -> bool:
+        """The peer has gone over all that it leads to this pair."""
+        return self._follower.finished == pair
+
+    def forget(self) -> None:
+        """The peer is gone."""
+        self._leader.forget()
+        self._follower.forget()
+
+    def advance(
+        self, own: Binding, peer: Binding, *, ready: bool, sequence: int, handover: bytes, now: float
+    ) -> list[Action]:
+        """What to do now. `ready`: the current pair is proven and has filters, and nobody counts sockets."""
+        if not self.willing:
+            return []
+        self._leader.yielding = self._follower.holding
+        return self._leader.advance(own, peer, ready=ready, sequence=sequence, handover=handover, now=now)
+
+    def deadlines(self) -> list[float]:
+        """Times at which `advance` may have something to do."""
+        return self._leader.deadlines() if self.willing else []
+
+    def requested(self, message: TransferRequest, own: Binding, peer: Binding) -> list[Action]:
+        """A request of the peer, which is proven at its current address.
+
+        It may name connections between addresses of the two hosts, and take them to the current pair, nowhere else.
+        """
+        old, new = seen_from_here(message.old), seen_from_here(message.new)
+        led = [
+            pair
+            for pair in (Pair(local, remote) for local in own.addresses for remote in peer.addresses)
+            if pair not in led_pairs(own, peer) and pair != Pair(own.current, peer.current)
+        ]
+        if new != Pair(own.current, peer.current) or (message.stage is not TransferStage.FINISH and old not in led):
+            return [Report(Fact.UNEXPECTED_MESSAGE, f"a transfer request from {old} to {new}, which is not to be made")]
+        return self._follower.requested(message, led, willing=self.willing, yielding=self._leader.holding)
+
+    def replied(self, message: TransferReply, now: float) -> list[Action]:
+        return self._leader.replied(message, now)
+
+    def feed(self, event: TransferEvent, now: float) -> list[Action]:
+        """What came of an order. Each role knows its own by the transfer's number."""
+        match event:
+            case SocketsFound():
+                return self._leader.found(event, now)
+            case SocketsInspected():
+                return self._follower.inspected(event)
+            case SocketsStopped():
+                return self._leader.stopped(event, now)
+            case SocketsMoved():
+                return self._leader.moved(event, now) or self._follower.moved(event)
+            case SocketsLetGo():
+                return self._leader.let_go(event, now) + self._follower.let_go(event)
+            case TransferExpired():
+                return self._leader.expired(event, now) + self._follower.expired(event)
+            case TransferFailed():
+                return self._leader.expired(event, now) + self._follower.failed(event)

@@ -1,0 +1,142 @@
+"""Moving sockets: both roles together, through loss, delay, time limits and crashes of either side."""
+
+from __future__ import annotations
+
+import pytest
+
+from swanroam.protocol.messages import MAX_CONNECTIONS, Obstacle, Transport
+from unit.transfer_world import HOLD, World, key_of_other
+from unit.walks import seeds
+
+BOTH_NEW, BOTH_OLD = (True, True), (False, False)
+
+
+def test_connections_move_on_both_hosts() -> None:
+    world = World(1)
+    keys = world.connect(3)
+    world.run(1)
+    assert [world.place(key) for key in keys] == [BOTH_NEW] * 3
+    assert world.leader.transfers.led_through()
+    assert world.leader.transfers.tally.moved == world.follower.transfers.tally.moved == 3
+    assert not world.leader.transfers.busy
+    assert not world.follower.transfers.busy
+
+
+def test_many_connections_move_in_batches() -> None:
+    world = World(2)
+    keys = world.connect(3 * MAX_CONNECTIONS + 1)
+    world.run(10)
+    assert all(world.place(key) == BOTH_NEW for key in keys)
+
+
+@pytest.mark.parametrize("obstacle", [Obstacle.KIND, Obstacle.OWNER, Obstacle.CONFIGURED, Obstacle.BUSY])
+@pytest.mark.parametrize("where", ["leader", "follower"])
+def test_what_cannot_move_stays_with_its_reason_and_holds_nobody_up(obstacle: Obstacle, where: str) -> None:
+    world = World(3)
+    stays, moves = world.connect(2)
+    end = getattr(world, where)
+    end.sockets[stays if where == "leader" else key_of_other(stays)].obstacle = obstacle
+    world.run(0.7)
+    assert world.place(stays) == BOTH_OLD
+    assert world.place(moves) == BOTH_NEW
+    kept = {key: entry.obstacle for (_, key), entry in world.leader.transfers.tally.kept.items()}
+    assert kept == {stays: obstacle}
+    world.run(60)
+    assert max(world.leader.sockets[key].longest_stop for key in (stays, moves)) < HOLD / 2
+
+
+def test_what_cannot_move_now_moves_later() -> None:
+    world = World(4)
+    (key,) = world.connect(1)
+    world.leader.sockets[key].obstacle = Obstacle.BUSY
+    world.run(5)
+    assert world.place(key) == BOTH_OLD
+    world.leader.sockets[key].obstacle = Obstacle.NONE
+    world.run(10)
+    assert world.place(key) == BOTH_NEW
+    assert not world.leader.transfers.tally.kept
+
+
+def test_a_bound_socket_of_the_leaders_brings_the_followers_back() -> None:
+    """Only the attempt shows it, when the follower's has moved already."""
+    world = World(5)
+    bound, free = world.connect(2)
+    world.leader.sockets[bound].obstacle = Obstacle.BOUND
+    world.run(3)
+    assert world.place(bound) == BOTH_OLD
+    assert world.place(free) == BOTH_NEW
+    assert not world.leader.sockets[bound].locked
+    assert not world.follower.sockets[key_of_other(bound)].locked
+    world.run(60)
+    assert world.leader.sockets[bound].longest_stop < HOLD
+
+
+def test_a_peer_that_keeps_its_sockets_is_asked_and_left_alone() -> None:
+    world = World(6)
+    (key,) = world.connect(1)
+    world.follower.willing = False
+    world.follower.start()
+    world.run(30)
+    assert world.place(key) == BOTH_OLD
+    assert world.leader.sockets[key].longest_stop == 0
+    assert [kept.obstacle for kept in world.leader.transfers.tally.kept.values()] == [Obstacle.CONFIGURED]
+
+
+def test_a_datagram_socket_whose_peer_is_not_connected_moves_alone() -> None:
+    world = World(7)
+    (key,) = world.connect(1, Transport.UDP)
+    world.follower.sockets[key_of_other(key)].obstacle = Obstacle.NOTHING_TO_DO
+    world.run(1)
+    assert world.place(key) == (True, False)
+
+
+def test_at_the_end_of_a_round_the_follower_moves_what_it_can_alone() -> None:
+    world = World(8)
+    world.connect(1)
+    world.run(1)
+    assert world.follower.datagram_moves >= 1
+    assert world.leader.datagram_moves == 0
+
+
+def test_nothing_is_stopped_for_a_peer_that_does_not_answer() -> None:
+    world = World(9, loss=1.0)
+    (key,) = world.connect(1)
+    world.run(120)
+    assert world.place(key) == BOTH_OLD
+    assert world.leader.sockets[key].longest_stop == 0
+    assert [kept.obstacle for kept in world.leader.transfers.tally.kept.values()] == [Obstacle.SILENT]
+
+
+@pytest.mark.parametrize("delay", [0.3, 0.8])
+def test_a_round_trip_longer_than_the_limit_moves_in_two_attempts(delay: float) -> None:
+    """The follower's sockets move, the leader's time is over before the answer comes; the next attempt finds it so."""
+    world = World(10, delay=delay)
+    keys = world.connect(2)
+    world.run(30)
+    assert max(world.leader.sockets[key].longest_stop for key in keys) <= HOLD + 0.001
+    assert [world.place(key) for key in keys] == [BOTH_NEW] * 2
+
+
+@pytest.mark.parametrize("seed", seeds(6))
+def test_random_walk(seed: int) -> None:
+    """Loss, doubled and late messages, movers that die, controllers that crash: then all is well again."""
+    world = World(seed, loss=0.3, delay=0.03, mover_deaths=0.1)
+    keys = world.connect(world.random.randint(1, 2 * MAX_CONNECTIONS))
+    bound = {key for key in keys if world.random.random() < 0.1}
+    for key in bound:
+        end = world.random.choice([world.leader, world.follower])
+        end.sockets[key if end is world.leader else key_of_other(key)].obstacle = Obstacle.BOUND
+    for _ in range(world.random.randint(0, 6)):
+        world.run(world.random.uniform(0, 1))
+        world.random.choice([world.leader, world.follower]).start()
+    world.run(10)
+    world.loss = world.mover_deaths = 0.0
+    world.run(120)
+    for key in keys:
+        assert world.place(key) == (BOTH_OLD if key in bound else BOTH_NEW), key
+    for end in (world.leader, world.follower):
+        assert max(socket.longest_stop for socket in end.sockets.values()) <= HOLD + 0.001
+        for _ in range(20):
+            if end.held:  # another round is just going on
+                world.run(0.1)
+        assert not end.held

@@ -1,0 +1,308 @@
+"""Two hosts that move sockets between them: the machines are real, network, programs and kernel are played.
+
+The network loses, doubles and delays; orders take time; programs are stopped for HOLD at most; controllers crash and
+start anew with nothing but what the sockets say. Everything comes from one seed.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+from swanroam.protocol.binding import Binding
+from swanroam.protocol.codec import decode, encode
+from swanroam.protocol.events import Action, Send
+from swanroam.protocol.host_state import Pair
+from swanroam.protocol.leader import led_pairs
+from swanroam.protocol.messages import Obstacle, TransferReply, TransferRequest, Transport
+from swanroam.protocol.retransmission import Retransmission
+from swanroam.protocol.transfer import (
+    FindSockets,
+    InspectSockets,
+    Kept,
+    Key,
+    LetGo,
+    MoveDatagramSockets,
+    MoveSockets,
+    RebuildSockets,
+    SocketsFound,
+    SocketsInspected,
+    SocketsLetGo,
+    SocketsMoved,
+    SocketsStopped,
+    StopSockets,
+    TransferEvent,
+    TransferExpired,
+    TransferFailed,
+    UnlockSockets,
+)
+from swanroam.protocol.transfers import Transfers
+from unit.driver import A, B, P
+
+HOLD = 1.0
+HANDOVER = bytes(8)
+
+
+@dataclass(slots=True)
+class Socket:
+    """One end of a connection."""
+
+    pair: Pair
+    number: int
+    obstacle: Obstacle = Obstacle.NONE
+    """Why it can't be moved, as is found out beforehand; BOUND shows only when it is tried."""
+    stopped_since: float | None = None
+    locked: set[Pair] = field(default_factory=set)
+    longest_stop: float = 0.0
+
+
+class End:
+    """One host: its bindings, sockets, and controller."""
+
+    def __init__(self, world: World, name: str, own: Binding, peer: Binding) -> None:
+        self.world = world
+        self.name = name
+        self.own, self.peer = own, peer
+        self.sockets: dict[Key, Socket] = {}
+        self.other: End
+        self.held: dict[int, list[Key]] = {}
+        self.willing = True
+        self.runs = 0
+        self.datagram_moves = 0
+        self.start()
+
+    def start(self) -> None:
+        """A controller that knows nothing of an earlier one. What that held is let go where it stands."""
+        self.runs += 1
+        for transfer in list(self.held):
+            self._expire(transfer, tell=False)
+        world = self.world
+        self.transfers = Transfers(
+            willing=self.willing,
+            exchange=Retransmission(0.1, 5.0, world.random.random),
+            token=world.random.randbytes,
+            jitter=world.random.random,
+        )
+        world.after(0, self.look)
+
+    # --- the machine --------------------------------------------------------------------------------------------
+
+    def look(self) -> None:
+        """What the peer's machine does after every event."""
+        now = self.world.now
+        ready = Pair(self.own.current, self.peer.current) not in led_pairs(self.own, self.peer)
+        self.carry_out(self.transfers.advance(self.own, self.peer, ready=ready, sequence=1, handover=HANDOVER, now=now))
+        due = min((time for time in self.transfers.deadlines() if time > now), default=None)
+        if due is not None:
+            run = self.runs
+            self.world.at(due, lambda: self.look() if run == self.runs else None)
+
+    def feed(self, event: TransferEvent | None, run: int) -> None:
+        if event is not None and run == self.runs:
+            self.carry_out(self.transfers.feed(event, self.world.now))
+            self.look()
+
+    def receive(self, datagram: bytes, run: int) -> None:
+        if run != self.runs:
+            return  # to a socket that was closed
+        message = decode(datagram)
+        if isinstance(message, TransferRequest):
+            self.carry_out(self.transfers.requested(message, self.own, self.peer))
+        else:
+            assert isinstance(message, TransferReply)
+            self.carry_out(self.transfers.replied(message, self.world.now))
+        self.look()
+
+    def carry_out(self, actions: list[Action]) -> None:
+        for action in actions:
+            if isinstance(action, Send):
+                self.world.deliver(self.other, encode(action.message))
+            elif not hasattr(action, "fact"):
+                self.world.after(self.world.random.uniform(0, 0.05), partial(self.work, action, self.runs))
+
+    # --- the host -----------------------------------------------------------------------------------------------
+
+    def work(self, order: Action, run: int) -> None:
+        if run != self.runs:
+            return
+        if self.world.random.random() < self.world.mover_deaths and hasattr(order, "transfer"):
+            for transfer in list(self.held):
+                self._expire(transfer, tell=True)
+            self.feed(TransferFailed(order.transfer, "the mover has died"), run)
+            return
+        self.feed(self._do(order), run)
+
+    def _do(self, order: Action) -> TransferEvent | None:
+        match order:
+            case FindSockets(old, new, settled):
+                here = [key for key, socket in self.sockets.items() if socket.pair == old and key not in settled]
+                kept = self._hindered(here)
+                hindered = {entry.key for entry in kept}
+                return SocketsFound(old, new, tuple(key for key in here if key not in hindered), kept)
+            case InspectSockets(transfer, _, new, keys):
+                there = [key for key in keys if key in self.sockets and self.sockets[key].pair == new]
+                kept = self._hindered([key for key in keys if key not in there])
+                return SocketsInspected(transfer, kept, tuple((key, self.sockets[key].number) for key in there))
+            case StopSockets(transfer, old, new, keys):
+                return SocketsStopped(transfer, *self._stop(transfer, old, new, keys))
+            case RebuildSockets(transfer, numbers):
+                if transfer not in self.held:
+                    return TransferFailed(transfer, "it has ended")
+                return SocketsMoved(transfer, *self._rebuild(transfer, dict(numbers)))
+            case MoveSockets(transfer, old, new, numbers):
+                _, kept = self._stop(transfer, old, new, tuple(key for key, _ in numbers))
+                moved, more = self._rebuild(transfer, dict(numbers))
+                return SocketsMoved(transfer, moved, (*kept, *more))
+            case LetGo():
+                return self._let_go(order)
+            case UnlockSockets(_, _, keys):
+                for key in keys:
+                    self.sockets[key].locked.clear()
+            case MoveDatagramSockets():
+                self.datagram_moves += 1
+        return None
+
+    def _hindered(self, keys: tuple[Key, ...] | list[Key]) -> tuple[Kept, ...]:
+        found = []
+        for key in keys:
+            socket = self.sockets.get(key)
+            obstacle = Obstacle.NOT_FOUND if socket is None else socket.obstacle
+            if obstacle not in (Obstacle.NONE, Obstacle.BOUND):
+                found.append(Kept(key, obstacle))
+        return tuple(found)
+
+    def _stop(
+        self, transfer: int, old: Pair, new: Pair, keys: tuple[Key, ...]
+    ) -> tuple[tuple[tuple[Key, int], ...], tuple[Kept, ...]]:
+        kept = list(self._hindered(keys))
+        hindered = {entry.key for entry in kept}
+        kept += [Kept(key, Obstacle.NOT_FOUND) for key in keys if key not in hindered and self.sockets[key].pair != old]
+        hindered = {entry.key for entry in kept}
+        stopped = [key for key in keys if key not in hindered]
+        for key in stopped:
+            self.sockets[key].stopped_since = self.world.now
+            self.sockets[key].locked = {old, new}
+        if stopped:
+            self.held[transfer] = stopped
+            self.targets = new
+            self.world.after(HOLD, lambda: self._expire(transfer, tell=True))
+        return tuple((key, self.sockets[key].number) for key in sorted(stopped)), tuple(kept)
+
+    def _rebuild(self, transfer: int, numbers: dict[Key, int]) -> tuple[tuple[tuple[Key, int], ...], tuple[Kept, ...]]:
+        moved, kept = [], []
+        for key in list(self.held.get(transfer, ())):
+            socket = self.sockets[key]
+            if key not in numbers or socket.obstacle is Obstacle.BOUND:
+                kept.append(Kept(key, Obstacle.CHANGED if key not in numbers else Obstacle.BOUND))
+                if key not in numbers:
+                    self._free(key, doubtful=True)
+                    self.held[transfer].remove(key)
+                continue
+            if key.transport is Transport.TCP:
+                assert numbers[key] == self.other.sockets[key_of_other(key)].number, "not the peer's number"
+            socket.pair = self.targets
+            self.world.check()
+            moved.append((key, socket.number))
+        return tuple(sorted(moved)), tuple(kept)
+
+    def _let_go(self, order: LetGo) -> SocketsLetGo:
+        back = dict(order.back)
+        for key in back:
+            socket = self.sockets.get(key)
+            if socket is not None and socket.pair == order.new:
+                socket.pair = order.old
+                self.world.check()
+        for key in self.held.pop(order.transfer, ()):
+            self._free(key, doubtful=key in order.doubtful)
+        for key in order.keys:
+            if key in self.sockets and key not in order.doubtful:
+                self.sockets[key].locked.clear()
+        return SocketsLetGo(order.transfer)
+
+    def _expire(self, transfer: int, *, tell: bool) -> None:
+        keys = self.held.pop(transfer, None)
+        if keys is None:
+            return
+        for key in keys:
+            self._free(key, doubtful=True)
+        if tell:
+            self.feed(TransferExpired(transfer), self.runs)
+
+    def _free(self, key: Key, *, doubtful: bool) -> None:
+        socket = self.sockets[key]
+        assert socket.stopped_since is not None
+        socket.longest_stop = max(socket.longest_stop, self.world.now - socket.stopped_since)
+        socket.stopped_since = None
+        socket.locked = socket.locked - {socket.pair} if doubtful else set()
+
+
+def key_of_other(key: Key) -> Key:
+    return Key(key.transport, key.remote_port, key.port)
+
+
+class World:
+    """Clock, network and both ends. The mobile host has come from A to B, and leads."""
+
+    def __init__(self, seed: int, *, loss: float = 0.0, delay: float = 0.01, mover_deaths: float = 0.0) -> None:
+        self.random = random.Random(seed)
+        self.loss, self.delay, self.mover_deaths = loss, delay, mover_deaths
+        self.now = 0.0
+        self._queue: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = itertools.count()
+        mobile, correspondent = Binding(B, (A,)), Binding(P)
+        self.leader = End(self, "leader", mobile, correspondent)
+        self.follower = End(self, "follower", correspondent, mobile)
+        self.leader.other, self.follower.other = self.follower, self.leader
+
+    def connect(self, count: int, transport: Transport = Transport.TCP) -> list[Key]:
+        """Connections from A; their keys as the leader sees them."""
+        keys = []
+        for _ in range(count):
+            key = Key(transport, 40000 + len(self.leader.sockets), 80)
+            number = self.random.randrange(2**32)
+            self.leader.sockets[key] = Socket(Pair(A, P), number)
+            self.follower.sockets[key_of_other(key)] = Socket(Pair(P, A), number ^ 1)
+            keys.append(key)
+        return keys
+
+    def at(self, time: float, what: Callable[[], None]) -> None:
+        heapq.heappush(self._queue, (time, next(self._order), what))
+
+    def after(self, seconds: float, what: Callable[[], None]) -> None:
+        self.at(self.now + seconds, what)
+
+    def deliver(self, to: End, datagram: bytes) -> None:
+        for _ in range(self.random.choice([1, 1, 1, 2])):
+            if self.random.random() >= self.loss:
+                self.after(self.delay * self.random.uniform(1, 3), partial(to.receive, datagram, to.runs))
+
+    def run(self, seconds: float) -> None:
+        end = self.now + seconds
+        while self._queue and self._queue[0][0] <= end:
+            self.now, _, what = heapq.heappop(self._queue)
+            what()
+            self.check()
+        self.now = end
+
+    def place(self, key: Key) -> tuple[bool, bool]:
+        """Whether the leader's, and the follower's, socket is at the new pair."""
+        return (
+            self.leader.sockets[key].pair == Pair(B, P),
+            self.follower.sockets[key_of_other(key)].pair == Pair(P, B),
+        )
+
+    def check(self) -> None:
+        """What holds at every moment."""
+        for key, ours in self.leader.sockets.items():
+            if key.transport is Transport.UDP:
+                continue
+            theirs = self.follower.sockets[key_of_other(key)]
+            moved, followed = self.place(key)
+            assert not (moved and not followed), f"{key}: the leader's socket is alone at the new pair"
+            if followed and not moved:
+                assert Pair(B, P) in ours.locked, f"{key}: what comes for the new pair would be answered by a reset"
+                assert Pair(P, A) in theirs.locked, f"{key}: what comes for the old pair would be answered by a reset"
