@@ -148,6 +148,13 @@ def test_a_connection_that_cannot_move_is_put_back_from_wherever_that_was_interr
     finish_from_everywhere(hosts, client, server, new="a", end="a")
 
 
+def test_putting_back_against_all_routes_is_completed_as_well(hosts: Hosts) -> None:
+    client, server = busy_connection(hosts, ("0.0.0.0", 6200))
+    hosts.prefer("c")
+    finish_from_everywhere(hosts, client, server, new="a", end="a", steered=False)
+    assert client.addresses.local == mobile("a")
+
+
 @pytest.mark.parametrize("ended", ["writing", "both"])
 def test_half_closed_connections_are_completed_as_well(hosts: Hosts, ended: str) -> None:
     client, server = busy_connection(hosts, None)
@@ -159,10 +166,10 @@ def test_half_closed_connections_are_completed_as_well(hosts: Hosts, ended: str)
 
 
 def finish_from_everywhere(
-    hosts: Hosts, client: End, server: End, *, new: str, end: str, shut: int | None = None
+    hosts: Hosts, client: End, server: End, *, new: str, end: str, shut: int | None = None, steered: bool = True
 ) -> None:
     """The worker dies at each system call of a rebuild in network `new`; the keeper rebuilds in network `end`."""
-    steering = Steering(interface=hosts.interface(new))
+    steering = Steering(interface=hosts.interface(new) if steered else 0)
     target, final = client.at(local=mobile(new)), client.at(local=mobile(end))
     with hosts.locked():
         said = fill(client)
