@@ -294,51 +294,32 @@ def test_half_closed_connections_move(hosts: Hosts, closer: int, reader_has_seen
     assert one.sock.recv(1) == b""
 
 
-@pytest.mark.parametrize("state", ["FIN_WAIT1", "CLOSING", "LAST_ACK"])
-def test_connections_move_with_a_fin_in_flight(hosts: Hosts, state: str) -> None:
+@pytest.mark.parametrize("state", [FIN_WAIT1, LAST_ACK, CLOSING])
+def test_connections_move_with_a_fin_in_flight(hosts: Hosts, state: SocketState) -> None:
     ends = client, server = hosts.connect()
-    if state == "LAST_ACK":
-        client.sock.shutdown(socket.SHUT_WR)
-        settle(client, server, until=(FIN_WAIT2, CLOSE_WAIT))
     before = hosts.resets()
-    with hosts.locked():
-        fin_first, words = (client, server), []
-        if state == "FIN_WAIT1":
-            fin_first = (client,)
-        elif state == "LAST_ACK":
-            fin_first = (server,)
-        for end in fin_first:
-            words.append(fill(end, 5000))
-            end.sock.shutdown(socket.SHUT_WR)
-        images = rebuild(*plan_for(hosts, client, server, "b"))
-        assert len(images[ends.index(fin_first[0])].unacknowledged) == 5000
+    if state is LAST_ACK:
+        server.sock.shutdown(socket.SHUT_WR)
+        settle(client, until=(CLOSE_WAIT,))
+    with hosts.locked(hosts.correspondent):
+        said = fill(client, 5000)
+        client.sock.shutdown(socket.SHUT_WR)
+        if state is CLOSING:
+            server.sock.shutdown(socket.SHUT_WR)
+        settle(client, until=(state,))
+        with hosts.locked(hosts.mobile):
+            images = rebuild(*plan_for(hosts, client, server, "b"))
+        assert images[0].fin_sent
     for end, image in zip(ends, images, strict=True):
         connection.let_go(end.held, image)
-    for end, said in zip(fin_first, words, strict=True):
-        other = server if end is client else client
-        assert receive(other.sock, 5000) == said
-        assert other.sock.recv(1) == b""
-    if state == "FIN_WAIT1":
-        settle(client, server, until=(FIN_WAIT2, CLOSE_WAIT))
+    assert receive(server.sock, 5000) == said
+    assert server.sock.recv(1) == b""
+    if state is FIN_WAIT1:
         server.sock.sendall(b"answer")
         assert receive(client.sock, 6) == b"answer"
-    else:
-        assert client.sock.recv(1) == b""
-        assert server.sock.recv(1) == b""
-    assert hosts.resets() == before
-
-
-def test_simultaneous_close_is_taken_in_state_closing(hosts: Hosts) -> None:
-    client, server = hosts.connect()
-    # Each FIN arrives, no acknowledgment does: the first lock lets nothing in, the second FIN is a retransmission.
-    with hosts.locked():
-        client.sock.shutdown(socket.SHUT_WR)
         server.sock.shutdown(socket.SHUT_WR)
-        assert states(client, server) == (FIN_WAIT1, FIN_WAIT1)
-        images = [connection.take(end.held) for end in (client, server)]
-        assert all(image.fin_sent and not image.unacknowledged for image in images)
     assert client.sock.recv(1) == b""
-    assert server.sock.recv(1) == b""
+    assert hosts.resets() == before
 
 
 def test_shutdown_of_reading_comes_along(hosts: Hosts) -> None:
