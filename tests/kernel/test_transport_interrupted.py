@@ -1,6 +1,7 @@
 """Whoever dies at whatever moment: another process that has the socket and the image finishes, or puts it back."""
 
 import os
+import pickle
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -24,7 +25,7 @@ from kernel.transport_hosts import (
 from swanroam.kernel.sock_diag import SocketState
 from swanroam.transport import connection, datagram, repair
 from swanroam.transport.binding import Steering, four_tuple
-from swanroam.transport.image import SEQUENCE_MASK, FourTuple, Image, Window
+from swanroam.transport.image import SEQUENCE_MASK, FourTuple, Image, SignatureKey, Window
 
 pytestmark = pytest.mark.kernel
 
@@ -249,6 +250,17 @@ def test_reading_leaves_the_connection_running_wherever_it_is_interrupted(
     assert receive(server.sock, len(said)) == said
     assert receive(client.sock, 6) == b"unread"
     exchange(client, server)
+
+
+def test_an_image_can_be_handed_to_another_process_and_shows_no_data(hosts: Hosts) -> None:
+    client, _server = busy_connection(hosts, None)
+    with hosts.locked():
+        said = fill(client)
+        image = connection.take(client.held, [SignatureKey(correspondent(), 32, b"a key")])
+    assert pickle.loads(pickle.dumps(image)) == image
+    assert (image.received, image.unacknowledged[-5:]) == (b"unread", said[-5:])
+    assert "unread" not in repr(image)
+    assert "a key" not in repr(image)
 
 
 def test_letting_go_is_completed_from_wherever_it_was_interrupted(hosts: Hosts) -> None:
