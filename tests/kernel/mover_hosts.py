@@ -203,10 +203,14 @@ class Host:
         assert done.returncode == 0, f"{lines}: {done.stderr}"
         return done.stdout
 
-    def start(self, *argv: str) -> Program:
-        """A program; by default one of mover_programs.py."""
+    def start(self, *argv: str, pass_fds: Sequence[int] = ()) -> Program:
         process = subprocess.Popen(
-            [*self._enter, *argv], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+            [*self._enter, *argv],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            pass_fds=pass_fds,
         )
         self._stack.callback(_end, process)
         return Program(process)

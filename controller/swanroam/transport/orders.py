@@ -159,7 +159,7 @@ class Rebuild:
 
 @dataclass(frozen=True, slots=True)
 class Go:
-    """Let everything go. Ends the transfer.
+    """Let everything go: after `Stop` alone, unchanged. Ends the transfer.
 
     The addresses where a socket stands now are unlocked. Those that it has left stay locked until the lock expires,
     `lock_seconds` from now, for what is still under way must not be answered by a reset.

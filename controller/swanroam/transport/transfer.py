@@ -54,6 +54,7 @@ class Transfer:
         self._crew = Crew(self._held, owners.ignored)
         self._stopped: set[int] = set()
         self._locked: set[TcpTuple] = set()
+        self._rebuilt = False
 
     def halt(self) -> None:
         """Finish the socket in hand and no other: the time is up."""
@@ -79,6 +80,7 @@ class Transfer:
 
     async def rebuild(self, order: Rebuild) -> Rebuilt:
         """Raises XfrmError."""
+        self._rebuilt = True
         refusals = {}
         unwanted = [held for held in self._remaining() if _is_tcp(held) and held.index not in order.numbers]
         for held in unwanted:
@@ -107,7 +109,7 @@ class Transfer:
             if held.stage is Stage.BUILT and _is_tcp(held):
                 stays.add(_tuple(held.entry, _left(held)))
         for held in self._remaining():
-            misplaced = (held.place is Place.OLD) != (held.index in back)
+            misplaced = held.place is not (Place.NEW if self._rebuilt and held.index not in back else Place.OLD)
             held.refusal = (held.refusal or Refusal(Reason.TIMED_OUT)) if misplaced else None
         try:
             if stays:

@@ -200,7 +200,9 @@ def build(slot: int, held: Held, place: Place, peer_number: int, report: Reporte
         return
     try:
         picture = moving.take(held.entry, held.sock, held.keys)
-    except OSError as error:
+        if isinstance(picture, Image):
+            picture.skipped(peer_number)
+    except (Refused, OSError) as error:
         leave(slot, held, refusal_for(error), report)
         return
     if isinstance(picture, Image) and picture.receive_next != held.number:
