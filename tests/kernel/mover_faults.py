@@ -33,7 +33,9 @@ from swanroam.transport.orders import Stop
 _SETTING = frozenset(["setsockopt", "getsockopt", "connect", "bind", "shutdown", "getsockname", "getpeername"])
 _SOCKET_CALLS = _SETTING | frozenset(["send", "sendall", "recv", "recv_into", "poll", "ioctl"])
 _KEEPER_MODULES = frozenset(["transfer.py", "crew.py", "stopping.py", "locks.py"])
-_REPORTS = frozenset(["_note"])
+_IN_HAND = frozenset(["_run", "do", "_note"])
+"""Called, or resumed, when a report of the worker comes."""
+_PURE = frozenset(["_is_tcp", "_left", "_remaining", "_slots", "_tuple", "_tuples", "lock", "_connection", "locks_of"])
 
 
 def die_at(step: int, counts: Callable[[FrameType, str, object], bool], log: Path, who: str) -> None:
@@ -63,11 +65,17 @@ def keeper_call(frame: FrameType, event: str, argument: object) -> bool:
 @cache
 def _is_step(code: CodeType) -> bool:
     path = Path(code.co_filename)
-    return path.name in _KEEPER_MODULES and path.parent.name in ("transport", "xfrm") and code.co_name not in _REPORTS
+    name = code.co_name
+    return (
+        path.name in _KEEPER_MODULES
+        and path.parent.name in ("transport", "xfrm")
+        and name not in _IN_HAND | _PURE
+        and not name.startswith("<")
+    )
 
 
 def report(frame: FrameType, event: str, argument: object) -> bool:
-    return event == "call" and frame.f_code.co_name in _REPORTS
+    return event == "call" and frame.f_code.co_name == "_note"
 
 
 def let_workers_die(log: Path) -> None:

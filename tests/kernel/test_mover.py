@@ -413,3 +413,40 @@ def test_hundreds_of_connections_of_one_program_move_together() -> None:
         client.goes_on()
         client.end()
         assert hosts.resets() == 0
+
+
+def test_processes_that_are_forked_all_the_time_are_all_stopped() -> None:
+    program = (
+        "import os, socket, time; s = socket.create_connection(('10.0.0.2', 7000));"
+        "print(s.getsockname()[1], flush=True); end = time.monotonic() + 30\n"
+        "def breed():\n"
+        "    while time.monotonic() < end:\n"
+        "        if os.fork() == 0: time.sleep(0.05); os._exit(0)\n"
+        "        try: os.waitpid(-1, os.WNOHANG)\n"
+        "        except ChildProcessError: pass\n"
+        "        time.sleep(0.004)\n"
+        "breed()"
+    )
+    with Pair() as hosts:
+        hosts.peer.python("echo").line()
+        parent = hosts.mobile.start(sys.executable, "-c", program)
+        here, _ = entries(int(parent.line()))
+        mover = hosts.mobile.mover()
+        mover.inspect(here)
+        assert not mover.stop(1, here, hold_seconds=PATIENCE).refusals
+        assert set(states_of_group(parent.pid)) <= {"t", "Z"}
+        assert not mover.go(1).refusals
+        until(lambda: "t" not in states_of_group(parent.pid))
+
+
+def states_of_group(leader: int) -> list[str]:
+    """States of the processes of a session, as in /proc/PID/stat."""
+    states = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text(errors="replace").rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[3]) == leader:
+            states.append(fields[0])
+    return states

@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 from functools import cache
 from ipaddress import IPv4Address, IPv6Address
 from socket import SO_REUSEADDR, SOL_SOCKET
+from socket import socket as Socket  # noqa: N812 - a class
 from typing import Final
 
 from swanroam.kernel.sock_diag import Condition, IPAddress, SocketDiag, SocketInUse, SocketProtocol, SocketState
@@ -78,7 +79,7 @@ class Finder:
     def heir_refusal(self, pid: int) -> Refusal | None:
         """What stands against stopping a process that has got a socket meanwhile."""
         process = look_at(pid)
-        return Refusal(Reason.VANISHED, f"process {pid}") if process is None else self._process_refusal(process)
+        return None if process is None else self._process_refusal(process)
 
     def _process_refusal(self, process: Process) -> Refusal | None:
         """As far as can be seen without trying."""
@@ -103,6 +104,16 @@ class Finder:
                 return Refusal(Reason.EXCLUDED, str(process))
         return _first(map(self._process_refusal, owners))
 
+    def _duplicate(self, inode: int) -> Socket | Refusal:
+        """From any of its owners: some may have ended."""
+        refusal = Refusal(Reason.VANISHED)
+        for holder in self._owners.known(inode):
+            try:
+                return duplicate(holder, inode)
+            except DescriptorError as error:
+                refusal = Refusal(Reason.PERMISSION, str(error))
+        return refusal
+
     def _hold(
         self, index: int, entry: Entry, group: Sequence[SocketInUse], pids: frozenset[int], result: Candidates
     ) -> Refusal | None:
@@ -110,10 +121,9 @@ class Finder:
         held: list[Held] = []
         refusal: Refusal | None = None
         for socket in group:
-            try:
-                copy = duplicate(self._owners.known(socket.inode)[0], socket.inode)
-            except DescriptorError as error:
-                refusal = Refusal(Reason.PERMISSION, str(error))
+            copy = self._duplicate(socket.inode)
+            if isinstance(copy, Refusal):
+                refusal = copy
                 break
             reuse_address = copy.getsockopt(SOL_SOCKET, SO_REUSEADDR)
             held.append(

@@ -53,6 +53,7 @@ class Transfer:
         self._held: list[Held] = []
         self._crew = Crew(self._held, owners.ignored)
         self._stopped: set[int] = set()
+        self._ended: set[int] = set()
         self._locked: set[TcpTuple] = set()
         self._rebuilt = False
 
@@ -158,11 +159,15 @@ class Transfer:
 
     def _stop_owners(self, pids: Collection[int]) -> None:
         """Sockets of those that cannot be stopped are refused; their other owners run again soon."""
-        failures = {failure.pid: _refusal(failure) for failure in self._stopper.stop(pids)}
+        failures = {failure.pid: failure for failure in self._stopper.stop(pids)}
         self._stopped |= set(pids) - failures.keys()
+        self._ended |= {pid for pid, failure in failures.items() if failure.failure is StopFailure.VANISHED}
         for held in self._held:
+            held.pids -= self._ended
             for pid in held.pids & failures.keys():
-                held.refusal = held.refusal or failures[pid]
+                held.refusal = held.refusal or _refusal(failures[pid])
+            if not held.pids:
+                held.refusal = held.refusal or Refusal(Reason.VANISHED)
 
     async def _stop_heirs(self) -> None:
         """Processes that got a socket by fork before all of its owners had stopped."""
@@ -170,7 +175,7 @@ class Transfer:
             await self._owners.update()
             heirs: set[int] = set()
             for held in self._held:
-                pids = frozenset(holder.pid for holder in self._owners.known(held.inode)) | held.pids
+                pids = held.pids | {holder.pid for holder in self._owners.known(held.inode)} - self._ended
                 for pid in pids - held.pids:
                     held.refusal = held.refusal or self._finder.heir_refusal(pid)
                 held.pids = pids
