@@ -28,6 +28,7 @@ from swanroam.transport.orders import (
     Rebuilt,
     Stop,
     Stopped,
+    Unlock,
     decode,
     encode,
 )
@@ -53,21 +54,32 @@ class Mover:
 
     def __init__(self, channel: socket.socket, process: subprocess.Popen[bytes] | None) -> None:
         self.process = process
-        self._channel = channel
+        self.channel = channel
         self._received = b""
         self._transfers = iter(range(1, 1 << 30))
 
     def send(self, *orders: Order) -> None:
         try:
-            self._channel.sendall(b"".join(encode(order) for order in orders))
+            self.channel.sendall(b"".join(encode(order) for order in orders))
         except BrokenPipeError as error:
             raise MoverDied from error
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def receive(self, kind: type[T], timeout: float = PATIENCE) -> T:
-        self._channel.settimeout(timeout)
+        answer = self.receive_any(kind, timeout=timeout)
+        assert isinstance(answer, kind)
+        return answer
+
+    def receive_any(self, *kinds: type[Answer], timeout: float = PATIENCE) -> Order | Answer:
+        self.channel.settimeout(timeout)
         while b"\n" not in self._received:
             try:
-                part = self._channel.recv(1 << 20)
+                part = self.channel.recv(1 << 20)
             except ConnectionResetError as error:
                 raise MoverDied from error
             if not part:
@@ -75,7 +87,7 @@ class Mover:
             self._received += part
         line, _, self._received = self._received.partition(b"\n")
         answer = decode(line)
-        assert isinstance(answer, kind), answer
+        assert isinstance(answer, kinds), answer
         return answer
 
     def ask(self, order: Order, kind: type[T]) -> T:
@@ -98,11 +110,16 @@ class Mover:
         return self.ask(Inspect(0, tuple(entries), **more), Inspected)  # type: ignore[arg-type]
 
     def where(self, entry: Entry) -> Place:
-        return self.inspect([entry]).found[0]
+        """Where a connection stands; waits while it is nowhere because a worker is about to finish it."""
+        deadline = time.monotonic() + PATIENCE
+        while (place := self.inspect([entry]).found[0]) is Place.NONE:
+            assert time.monotonic() < deadline, "the connection is gone"
+            time.sleep(0.002)
+        return place
 
     def close(self) -> None:
         """As the daemon's death does."""
-        self._channel.close()
+        self.channel.close()
 
     def ended(self) -> int:
         """Wait for the end of the process; its exit status."""
@@ -136,7 +153,7 @@ class Program:
         """Octets that have come back to a client."""
         return int(self.ask("total"))
 
-    def goes_on(self, octets: int = 200_000) -> None:
+    def goes_on(self, octets: int = 60_000) -> None:
         """Wait until so much more has come back: more than can have been on its way."""
         wanted = self.total() + octets
         deadline = time.monotonic() + PATIENCE
@@ -186,10 +203,14 @@ class Host:
         assert done.returncode == 0, f"{lines}: {done.stderr}"
         return done.stdout
 
-    def start(self, *argv: str) -> Program:
-        """A program; by default one of mover_programs.py."""
+    def start(self, *argv: str, pass_fds: Sequence[int] = ()) -> Program:
         process = subprocess.Popen(
-            [*self._enter, *argv], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+            [*self._enter, *argv],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            pass_fds=pass_fds,
         )
         self._stack.callback(_end, process)
         return Program(process)
@@ -275,10 +296,36 @@ def hand_over(mobile: Mover, peer: Mover, here: Sequence[Entry], there: Sequence
     one, two = mobile.next_transfer(), peer.next_transfer()
     mobile.send(Stop(one, tuple(here)))
     ours, theirs = peer.stop(two, there), mobile.receive(Stopped)
-    assert (dict(theirs.refusals), dict(ours.refusals)) == ({}, {})
+    assert not theirs.refusals, theirs
+    assert not ours.refusals, ours
     mobile.send(Rebuild(one, ours.numbers))
     there_done, here_done = peer.rebuild(two, dict(theirs.numbers)), mobile.receive(Rebuilt)
-    assert (dict(here_done.refusals), dict(there_done.refusals)) == ({}, {})
+    assert not here_done.refusals, here_done
+    assert not there_done.refusals, there_done
     mobile.send(Go(one))
     assert dict(peer.go(two).refusals) == {}
     assert dict(mobile.receive(Gone).refusals) == {}
+
+
+def settle(mobile: Mover, peer: Mover, here: Entry, there: Entry) -> Place:
+    """What the daemons do when they do not know where a connection is: find out, bring both ends to one place, unlock.
+
+    A socket that is alone at the new addresses goes back, with the number of the one at the old ones.
+    """
+    places = mobile.where(here), peer.where(there)
+    assert set(places) <= {Place.OLD, Place.NEW}, places
+    if places[0] is not places[1]:
+        moved, other = (mobile, here), (peer, there)
+        if places[1] is Place.NEW:
+            moved, other = other, moved
+        one, two = moved[0].next_transfer(), other[0].next_transfer()
+        returning = moved[0].stop(one, [moved[1].reversed])
+        staying = other[0].stop(two, [other[1]])
+        assert not returning.refusals, returning
+        assert not staying.refusals, staying
+        assert moved[0].rebuild(one, dict(staying.numbers)).done == (0,)
+        assert not other[0].go(two, back=(0,)).refusals
+        assert not moved[0].go(one).refusals
+    mobile.send(Unlock((here,)))
+    peer.send(Unlock((there,)))
+    return places[0] if places[0] is places[1] else Place.OLD

@@ -14,6 +14,7 @@ import select
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 SERVER = ("10.0.0.2", 7000)
@@ -23,6 +24,10 @@ PIECE = 1777
 """Octets written at once."""
 AHEAD = 32 * PIECE
 """Octets that may be on their way."""
+
+
+PACE = 0.0005
+"""Seconds between pieces: the machine has other things to do."""
 
 
 def part(start: int, length: int) -> bytes:
@@ -39,7 +44,10 @@ class Check:
 
     def next_piece(self) -> bytes:
         """Empty when enough is on its way."""
-        return part(self.sent, PIECE) if self.sent - self.received < AHEAD else b""
+        if self.sent - self.received >= AHEAD:
+            return b""
+        time.sleep(PACE)
+        return part(self.sent, PIECE)
 
     def got(self, data: bytes) -> None:
         if data != part(self.received, len(data)):
@@ -54,7 +62,7 @@ CHECKS: list[Check] = []
 def blocking(sock: socket.socket, check: Check) -> None:
     """Writes and waits for the answer, as most simple programs do."""
     while not END.is_set():
-        piece = part(check.sent, PIECE)
+        piece = check.next_piece()
         sock.sendall(piece)
         check.sent += len(piece)
         while check.received < check.sent:
@@ -66,10 +74,10 @@ def threads(sock: socket.socket, check: Check) -> None:
 
     def write() -> None:
         while not END.is_set():
-            if check.sent - check.received < AHEAD:
-                piece = part(check.sent, PIECE)
-                sock.sendall(piece)
-                check.sent += len(piece)
+            piece = check.next_piece()
+            sock.sendall(piece)
+            check.sent += len(piece)
+            time.sleep(0 if piece else PACE)
 
         sock.shutdown(socket.SHUT_WR)
 
@@ -216,6 +224,14 @@ def idle(sock: socket.socket, check: Check) -> None:
         check.got(received(sock))
 
 
+def resting(sock: socket.socket, check: Check) -> None:
+    """Does not touch its connection before the end."""
+    END.wait()
+    sock.sendall(part(0, PIECE))
+    while check.received < PIECE:
+        check.got(received(sock))
+
+
 STYLES: dict[str, Callable[[socket.socket, Check], None]] = {
     "blocking": blocking,
     "threads": threads,
@@ -226,6 +242,7 @@ STYLES: dict[str, Callable[[socket.socket, Check], None]] = {
     "asyncio": with_asyncio,
     "forked": forked,
     "idle": idle,
+    "resting": resting,
 }
 
 
@@ -242,7 +259,6 @@ def serve() -> None:
 
 
 def client(style: str, count: int) -> None:
-    threading.Thread(target=listen_to_standard_input, daemon=True).start()
     socks = [socket.create_connection(SERVER) for _ in range(count)]
     CHECKS.extend(Check() for _ in socks)
     print("up", *(sock.getsockname()[1] for sock in socks), flush=True)
@@ -267,9 +283,12 @@ def listen_to_standard_input() -> None:
             print(sum(check.received for check in CHECKS), flush=True)
         elif line == "end\n":
             END.set()
+    if not END.is_set():  # the test is gone
+        os._exit(1)
 
 
 def main(arguments: Iterator[str]) -> None:
+    threading.Thread(target=listen_to_standard_input, daemon=True).start()
     if next(arguments) == "echo":
         serve()
     else:

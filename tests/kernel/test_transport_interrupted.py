@@ -1,6 +1,7 @@
 """Whoever dies at whatever moment: another process that has the socket and the image finishes, or puts it back."""
 
 import os
+import pickle
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -24,7 +25,7 @@ from kernel.transport_hosts import (
 from swanroam.kernel.sock_diag import SocketState
 from swanroam.transport import connection, datagram, repair
 from swanroam.transport.binding import Steering, four_tuple
-from swanroam.transport.image import SEQUENCE_MASK, FourTuple, Image, Window
+from swanroam.transport.image import SEQUENCE_MASK, FourTuple, Image, SignatureKey, Window
 
 pytestmark = pytest.mark.kernel
 
@@ -148,6 +149,13 @@ def test_a_connection_that_cannot_move_is_put_back_from_wherever_that_was_interr
     finish_from_everywhere(hosts, client, server, new="a", end="a")
 
 
+def test_putting_back_against_all_routes_is_completed_as_well(hosts: Hosts) -> None:
+    client, server = busy_connection(hosts, ("0.0.0.0", 6200))
+    hosts.prefer("c")
+    finish_from_everywhere(hosts, client, server, new="a", end="a", steered=False)
+    assert client.addresses.local == mobile("a")
+
+
 @pytest.mark.parametrize("ended", ["writing", "both"])
 def test_half_closed_connections_are_completed_as_well(hosts: Hosts, ended: str) -> None:
     client, server = busy_connection(hosts, None)
@@ -159,10 +167,10 @@ def test_half_closed_connections_are_completed_as_well(hosts: Hosts, ended: str)
 
 
 def finish_from_everywhere(
-    hosts: Hosts, client: End, server: End, *, new: str, end: str, shut: int | None = None
+    hosts: Hosts, client: End, server: End, *, new: str, end: str, shut: int | None = None, steered: bool = True
 ) -> None:
     """The worker dies at each system call of a rebuild in network `new`; the keeper rebuilds in network `end`."""
-    steering = Steering(interface=hosts.interface(new))
+    steering = Steering(interface=hosts.interface(new) if steered else 0)
     target, final = client.at(local=mobile(new)), client.at(local=mobile(end))
     with hosts.locked():
         said = fill(client)
@@ -242,6 +250,17 @@ def test_reading_leaves_the_connection_running_wherever_it_is_interrupted(
     assert receive(server.sock, len(said)) == said
     assert receive(client.sock, 6) == b"unread"
     exchange(client, server)
+
+
+def test_an_image_can_be_handed_to_another_process_and_shows_no_data(hosts: Hosts) -> None:
+    client, _server = busy_connection(hosts, None)
+    with hosts.locked():
+        said = fill(client)
+        image = connection.take(client.held, [SignatureKey(correspondent(), 32, b"a key")])
+    assert pickle.loads(pickle.dumps(image)) == image
+    assert (image.received, image.unacknowledged[-5:]) == (b"unread", said[-5:])
+    assert "unread" not in repr(image)
+    assert "a key" not in repr(image)
 
 
 def test_letting_go_is_completed_from_wherever_it_was_interrupted(hosts: Hosts) -> None:

@@ -192,21 +192,22 @@ class Hosts:
         return made
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Nothing of TCP or UDP comes in at either host."""
-        self._lock("add", " action block priority 1")
+    def locked(self, *which: Namespace) -> Iterator[None]:
+        """Nothing of TCP or UDP comes in at these hosts, by default at either."""
+        which = which or (self.mobile, self.correspondent)
+        self._lock(which, "add", " action block priority 1")
         try:
             yield
         finally:
-            self._lock("delete", "")
+            self._lock(which, "delete", "")
 
-    def _lock(self, change: str, tail: str) -> None:
+    def _lock(self, which: Sequence[Namespace], change: str, tail: str) -> None:
         lines = [
             f"xfrm policy {change} src {wildcard} dst {wildcard} proto {protocol} dir in{tail}"
             for wildcard in ("0.0.0.0/0", "::/0")
             for protocol in ("tcp", "udp")
         ]
-        for host in (self.mobile, self.correspondent):
+        for host in which:
             host.ip(*lines)
 
     def counter(self, host: Namespace, group: str, name: str) -> int:

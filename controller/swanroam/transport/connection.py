@@ -50,6 +50,7 @@ _MOVABLE = (SocketState.ESTABLISHED, *_FIN_SENT, SocketState.CLOSE_WAIT)
 
 _IPPROTO_MPTCP = 262
 _NOT_SENT_UNLIMITED = 0xFFFFFFFF
+_NO_PEEK_OFFSET = 0xFFFFFFFF  # -1
 _CONGESTION_NAME_SIZE = 16
 
 _KEPT = (
@@ -92,7 +93,7 @@ def inspect(sock: socket.socket, rqueue: int | None = None, *, interface: int = 
     device = sock.getsockopt(socket.SOL_SOCKET, repair.SO_BINDTOIFINDEX)
     if device and interface and device != interface:
         raise Refused(Reason.BOUND_TO_DEVICE)
-    if repair.peeks_ahead(sock):
+    if repair.optional(sock, socket.SOL_SOCKET, repair.SO_PEEK_OFF) not in (None, _NO_PEEK_OFFSET):
         raise Refused(Reason.PEEK_OFFSET)
     # An urgent octet that is there and unread, and one further on than SIOCINQ counts.
     urgent = rqueue is not None and rqueue > repair.unread(sock) + (state in _FIN_RECEIVED)

@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import cache
 from ipaddress import IPv4Address, IPv6Address
 from socket import SO_REUSEADDR, SOL_SOCKET
+from socket import socket as Socket  # noqa: N812 - a class
 from typing import Final
 
-from swanroam.kernel.sock_diag import IPAddress, SocketInUse, SocketProtocol, SocketState
-from swanroam.kernel.sockets import sockets_on
+from swanroam.kernel.sock_diag import Condition, IPAddress, SocketDiag, SocketInUse, SocketProtocol, SocketState
 from swanroam.transport import moving
 from swanroam.transport.image import Refused
 from swanroam.transport.orders import Entry, Exclusions, Place, Reason, Refusal
@@ -21,6 +22,9 @@ from swanroam.transport.signature import decode_keys
 from swanroam.transport.worker import Held
 
 NO_EXCLUSIONS: Final = Exclusions()
+_FEW: Final = 16
+"""Connections that are looked up one by one; a walk through the kernel's table costs as much as some dozens."""
+_NOBODYS: Final = (SocketState.TIME_WAIT, SocketState.NEW_SYN_RECV, SocketState.LISTEN)
 _UNSPECIFIED: Final = (IPv4Address(0), IPv6Address(0))
 
 _Key = tuple[SocketProtocol, IPAddress, int, IPAddress, int]
@@ -31,8 +35,6 @@ class Candidates:
     """What the entries of an order come to. Sockets that can be moved are `held`: to be closed."""
 
     held: list[Held] = field(default_factory=list)
-    inodes: dict[int, frozenset[int]] = field(default_factory=dict)
-    """The sockets of each entry that has some."""
     found: dict[int, Place] = field(default_factory=dict)
     refusals: dict[int, Refusal] = field(default_factory=dict)
     owners: dict[int, tuple[Process, ...]] = field(default_factory=dict)
@@ -56,10 +58,10 @@ class Finder:
         holders = await self._owners.holders([entry.inode for group in sockets.values() for entry in group])
         with ExitStack() as undo:
             undo.callback(result.close)
+            looks = cache(look_at)
             for index, group in sockets.items():
-                result.inodes[index] = frozenset(socket.inode for socket in group)
                 pids = {holder.pid for socket in group for holder in holders.get(socket.inode, ())}
-                owners = tuple(process for pid in sorted(pids) if (process := look_at(pid)) is not None)
+                owners = tuple(process for pid in sorted(pids) if (process := looks(pid)) is not None)
                 result.owners[index] = owners
                 refusal = self._refusal(entries[index], group, owners, exclusions)
                 if refusal is None and result.found[index] is Place.OLD:
@@ -74,16 +76,18 @@ class Finder:
                 result.refusals[index] = Refusal(Reason.WILDCARD)
         return result
 
-    def process_refusal(self, pid: int) -> Refusal | None:
-        """What stands against stopping a process, as far as can be seen without trying."""
+    def heir_refusal(self, pid: int) -> Refusal | None:
+        """What stands against stopping a process that has got a socket meanwhile."""
         process = look_at(pid)
-        if process is None:
-            return Refusal(Reason.VANISHED, f"process {pid}")
-        if pid in self._forbidden:
+        return None if process is None else self._process_refusal(process)
+
+    def _process_refusal(self, process: Process) -> Refusal | None:
+        """As far as can be seen without trying."""
+        if process.pid in self._forbidden:
             return Refusal(Reason.OWN, str(process))
         if process.tracer and process.tracer not in self._owners.ignored:
             return Refusal(Reason.TRACED, f"{process} by process {process.tracer}")
-        if self._owners.uses_io_uring(pid):
+        if self._owners.uses_io_uring(process.pid):
             return Refusal(Reason.IO_URING, str(process))
         return None
 
@@ -98,7 +102,17 @@ class Finder:
         for process in owners:
             if any(fnmatchcase(process.command, pattern) for pattern in exclusions.processes):
                 return Refusal(Reason.EXCLUDED, str(process))
-        return _first(self.process_refusal(process.pid) for process in owners)
+        return _first(map(self._process_refusal, owners))
+
+    def _duplicate(self, inode: int) -> Socket | Refusal:
+        """From any of its owners: some may have ended."""
+        refusal = Refusal(Reason.VANISHED)
+        for holder in self._owners.known(inode):
+            try:
+                return duplicate(holder, inode)
+            except DescriptorError as error:
+                refusal = Refusal(Reason.PERMISSION, str(error))
+        return refusal
 
     def _hold(
         self, index: int, entry: Entry, group: Sequence[SocketInUse], pids: frozenset[int], result: Candidates
@@ -107,10 +121,9 @@ class Finder:
         held: list[Held] = []
         refusal: Refusal | None = None
         for socket in group:
-            try:
-                copy = duplicate(self._owners.known(socket.inode)[0], socket.inode)
-            except DescriptorError as error:
-                refusal = Refusal(Reason.PERMISSION, str(error))
+            copy = self._duplicate(socket.inode)
+            if isinstance(copy, Refusal):
+                refusal = copy
                 break
             reuse_address = copy.getsockopt(SOL_SOCKET, SO_REUSEADDR)
             held.append(
@@ -134,52 +147,68 @@ class Finder:
 
 async def look_again(sockets: Sequence[Held]) -> None:
     """Note what is in the receive queues, now that the owners are stopped. Raises SocketDiagError."""
-    queues = {
-        socket.inode: socket.receive_queue
-        for local, remote in {(held.entry.local, held.entry.remote) for held in sockets}
-        for socket in await sockets_on(local, remote)
-    }
+    entries = {held.index: held.entry for held in sockets if held.entry.protocol is SocketProtocol.TCP}
+    with SocketDiag() as diag:
+        found = await _connected(diag, entries, _old_key)
+    queues = {socket.inode: socket.receive_queue for group in found.values() for socket in group}
     for held in sockets:
         held.receive_queue = queues.get(held.inode)
 
 
 async def _sockets_of(entries: Sequence[Entry], found: dict[int, Place]) -> dict[int, list[SocketInUse]]:
     """The sockets of each entry that has some, at its old addresses or else at its new ones; `found` gets where."""
-    result = await _listed(dict(enumerate(entries)), _old_key)
-    found.update(dict.fromkeys(result, Place.OLD))
-    missing = {index: entry for index, entry in enumerate(entries) if index not in result}
-    if moved := await _listed(missing, _new_key):
+    with SocketDiag() as diag:
+        result = await _connected(diag, dict(enumerate(entries)), _old_key)
+        found.update(dict.fromkeys(result, Place.OLD))
+        missing = {index: entry for index, entry in enumerate(entries) if index not in result}
+        moved = await _connected(diag, missing, _new_key)
         result.update(moved)
         found.update(dict.fromkeys(moved, Place.NEW))
-    missing = {index: entry for index, entry in missing.items() if index not in moved}
-    ports = set()
-    if any(entry.protocol is SocketProtocol.UDP for entry in missing.values()):
-        ports = {
-            socket.local_port
-            for address in _UNSPECIFIED
-            for socket in await sockets_on(address)
-            if socket.protocol is SocketProtocol.UDP and not socket.connected
-        }
+        missing = {index: entry for index, entry in missing.items() if index not in moved}
+        ports: set[int] = set()
+        if any(entry.protocol is SocketProtocol.UDP for entry in missing.values()):
+            ports = await _wildcard_ports(diag)
     for index, entry in missing.items():
         wildcard = entry.protocol is SocketProtocol.UDP and entry.local_port in ports
         found[index] = Place.WILDCARD if wildcard else Place.NONE
     return result
 
 
-async def _listed(entries: Mapping[int, Entry], key: Callable[[Entry], _Key]) -> dict[int, list[SocketInUse]]:
+async def _wildcard_ports(diag: SocketDiag) -> set[int]:
+    """Ports of UDP sockets that are not connected and take packets to any address."""
+    return {
+        socket.local_port
+        for address in _UNSPECIFIED
+        for family in Condition(address).families
+        for socket in await diag.list(family, SocketProtocol.UDP, Condition(address))
+        if not socket.connected
+    }
+
+
+async def _connected(
+    diag: SocketDiag, entries: Mapping[int, Entry], key: Callable[[Entry], _Key]
+) -> dict[int, list[SocketInUse]]:
     """For each entry the connected sockets whose name is its key."""
-    wanted: dict[_Key, list[int]] = defaultdict(list)
-    for index, entry in entries.items():
-        wanted[key(entry)].append(index)
-    result: dict[int, list[SocketInUse]] = defaultdict(list)
-    for local, remote in {(name[1], name[3]) for name in wanted}:
-        for socket in await sockets_on(local, remote):
-            if socket.state in (SocketState.TIME_WAIT, SocketState.NEW_SYN_RECV, SocketState.LISTEN):
-                continue
-            name = (socket.protocol, socket.local, socket.local_port, socket.remote, socket.remote_port)
-            for index in wanted.get(name, ()):
-                result[index].append(socket)
-    return dict(result)
+    names = {index: key(entry) for index, entry in entries.items()}
+    tcp = {name for name in names.values() if name[0] is SocketProtocol.TCP}
+    sockets: dict[_Key, list[SocketInUse]] = defaultdict(list)
+    if len(tcp) <= _FEW:
+        for name in tcp:
+            if (one := await diag.get_tcp(*name[1:])) is not None:
+                sockets[name].append(one)
+        listed = {name for name in names.values() if name not in tcp}
+    else:
+        listed = set(names.values())
+    for protocol, local, remote in {(name[0], name[1], name[3]) for name in listed}:
+        condition = Condition(local, remote)
+        for family in condition.families:
+            for one in await diag.list(family, protocol, condition):
+                sockets[one.protocol, one.local, one.local_port, one.remote, one.remote_port].append(one)
+    return {
+        index: group
+        for index, name in names.items()
+        if (group := [one for one in sockets.get(name, ()) if one.state not in _NOBODYS])
+    }
 
 
 def _old_key(entry: Entry) -> _Key:

@@ -135,11 +135,13 @@ class Keeper:
         if isinstance(order, Stop):
             if number in self._transfers:
                 return Failed(number, f"transfer {number} is under way already")
-            transfer = Transfer(order, self._xfrm, self._stopper, self._owners, self._finder)
-            self._transfers[number] = transfer
-            # Counted from a moment before the first owner is stopped, so that no owner is held for longer.
             loop = asyncio.get_running_loop()
-            self._limits[number] = loop.call_later(order.hold_seconds, self._end, transfer)
+
+            def begun() -> None:
+                self._limits[number] = loop.call_later(order.hold_seconds, self._end, transfer)
+
+            transfer = Transfer(order, self._xfrm, self._stopper, self._owners, self._finder, begun)
+            self._transfers[number] = transfer
             try:
                 return await transfer.stop()
             except BaseException:

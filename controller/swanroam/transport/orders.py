@@ -8,10 +8,14 @@ connection of it and is named by its index in the list that the transfer began w
                                   <------ Inspected(refusals, owners, found)
     Stop(entries, ...)            ------> locks the old and the new addresses, stops the owners
                                   <------ Stopped(numbers, refusals)
-    Rebuild(peer's numbers)       ------> re-addresses; those without a number are let go as they are
+    Rebuild(peer's numbers)       ------> re-addresses; those without a number are let go as they are;
+                                          unlocks the new addresses: nothing is sent from there yet
                                   <------ Rebuilt(done, refusals)
     Go(back, keep_locks)          ------> takes `back` to the old addresses, lets everything go
                                   <------ Gone(refusals)
+
+A socket that has been rebuilt receives, but sends nothing before it is let go: of what the peer sends, when that is let
+go first, nothing is lost. No host lets go its sockets before it knows that the peer has rebuilt its own.
 
 Number and return: `Stop` with `Entry.reversed` tells the number of a socket that stands at the new addresses, and
 `Rebuild` and `Go` after it take it back. A transfer that is held for longer than its limit ends by itself: `Expired`.
@@ -146,7 +150,7 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Rebuild:
-    """Take the sockets to the new addresses; let go those that have no number. UDP needs none."""
+    """Take the sockets to the new addresses, and unlock these; let go those that have no number. UDP needs none."""
 
     transfer: int
     numbers: Mapping[int, int] = field(default_factory=lambda: MappingProxyType({}))
@@ -155,10 +159,10 @@ class Rebuild:
 
 @dataclass(frozen=True, slots=True)
 class Go:
-    """Let everything go. Ends the transfer.
+    """Let everything go: after `Stop` alone, unchanged. Ends the transfer.
 
-    The addresses where a socket stands now are unlocked at once. Those that it has left stay locked until the lock
-    expires, `lock_seconds` from now, for what is still under way must not be answered by a reset.
+    The addresses where a socket stands now are unlocked. Those that it has left stay locked until the lock expires,
+    `lock_seconds` from now, for what is still under way must not be answered by a reset.
     """
 
     transfer: int
@@ -213,7 +217,10 @@ class Gone:
 
 @dataclass(frozen=True, slots=True)
 class Expired:
-    """The limit has passed: everything was let go where it stood. All locks stay, for `lock_seconds` more."""
+    """The limit has passed: everything was let go where it stood.
+
+    Old and new addresses are locked, for `lock_seconds` more: it is not known where the peer's sockets are.
+    """
 
     transfer: int
     moved: tuple[int, ...]

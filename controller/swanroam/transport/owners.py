@@ -15,7 +15,6 @@ import time
 from collections.abc import Collection
 from contextlib import closing, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 REMEMBERED: Final = 5.0
@@ -58,18 +57,14 @@ class Process:
 
 def look_at(pid: int) -> Process | None:
     """None when there is no such process any more."""
-    directory = Path(f"/proc/{pid}")
     try:
-        command = (directory / "comm").read_text(encoding="utf-8", errors="replace").rstrip("\n")
-        status = (directory / "status").read_text(encoding="utf-8", errors="replace")
+        command = _text(f"/proc/{pid}/comm").rstrip("\n")
+        status = _text(f"/proc/{pid}/status")
     except OSError:
         return None
     tracer = next((int(line.split()[1]) for line in status.splitlines() if line.startswith("TracerPid:")), 0)
-    try:
-        foreign = (directory / "ns/user").stat().st_ino != Path("/proc/self/ns/user").stat().st_ino
-    except OSError:
-        foreign = True
-    return Process(pid, command, tracer, foreign)
+    ours = _link("/proc/self/ns/user")
+    return Process(pid, command, tracer, _link(f"/proc/{pid}/ns/user") != ours)
 
 
 def duplicate(holder: Holder, inode: int) -> socket.socket:
@@ -155,6 +150,11 @@ class OwnerTable:
                     self._holders.setdefault(int(target[8:-1]), []).append(Holder(pid, int(entry.name)))
                 elif target == _IO_URING:
                     self._rings.add(pid)
+
+
+def _text(path: str) -> str:
+    with open(path, encoding="utf-8", errors="replace") as file:  # noqa: PTH123 - as below
+        return file.read()
 
 
 def _link(path: str) -> str:

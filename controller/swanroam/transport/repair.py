@@ -145,16 +145,6 @@ def optional(sock: socket.socket, level: int, option: int) -> int | None:
         raise
 
 
-def peeks_ahead(sock: socket.socket) -> bool:
-    """Whether SO_PEEK_OFF is in use. TCP has it since Linux 6.9 (inet_set_peek_off, net/ipv4/af_inet.c)."""
-    try:
-        return sock.getsockopt(socket.SOL_SOCKET, SO_PEEK_OFF) >= 0
-    except OSError as error:
-        if error.errno == errno.EOPNOTSUPP:
-            return False
-        raise
-
-
 def unread(sock: socket.socket) -> int:
     """Octets that the program can read, up to urgent ones. Not FIN. Source: tcp_inq() in include/net/tcp.h."""
     return _ioctl(sock, _SIOCINQ)

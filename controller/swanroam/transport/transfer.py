@@ -6,7 +6,7 @@ locked with an expiry.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final
 
 from swanroam.kernel.sock_diag import SocketProtocol
@@ -33,8 +33,18 @@ _REASONS: Final = {
 class Transfer:
     """Its methods are called one after the other, but for `halt`, which may come at any time."""
 
-    def __init__(self, order: Stop, xfrm: XfrmSocket, stopper: Stopper, owners: OwnerTable, finder: Finder) -> None:
+    def __init__(
+        self,
+        order: Stop,
+        xfrm: XfrmSocket,
+        stopper: Stopper,
+        owners: OwnerTable,
+        finder: Finder,
+        begun: Callable[[], None],
+    ) -> None:
+        """`begun` is called just before the first owner is stopped."""
         self.number: Final = order.transfer
+        self._begun = begun
         self._order = order
         self._xfrm = xfrm
         self._stopper = stopper
@@ -43,7 +53,9 @@ class Transfer:
         self._held: list[Held] = []
         self._crew = Crew(self._held, owners.ignored)
         self._stopped: set[int] = set()
+        self._ended: set[int] = set()
         self._locked: set[TcpTuple] = set()
+        self._rebuilt = False
 
     def halt(self) -> None:
         """Finish the socket in hand and no other: the time is up."""
@@ -69,6 +81,7 @@ class Transfer:
 
     async def rebuild(self, order: Rebuild) -> Rebuilt:
         """Raises XfrmError."""
+        self._rebuilt = True
         refusals = {}
         unwanted = [held for held in self._remaining() if _is_tcp(held) and held.index not in order.numbers]
         for held in unwanted:
@@ -81,6 +94,7 @@ class Transfer:
             if held.place is not Place.NEW or held.stage is not Stage.BUILT:
                 refusals[held.index] = held.refusal or Refusal(Reason.TIMED_OUT)
         refusals.update({held.index: held.refusal for held in self._held if held.stage is Stage.LOST and held.refusal})
+        await self._open([held for held in self._remaining() if held.place is Place.NEW])
         done = {held.index for held in self._remaining()} - refusals.keys()
         return Rebuilt(self.number, tuple(sorted(done)), refusals)
 
@@ -96,7 +110,7 @@ class Transfer:
             if held.stage is Stage.BUILT and _is_tcp(held):
                 stays.add(_tuple(held.entry, _left(held)))
         for held in self._remaining():
-            misplaced = (held.place is Place.OLD) != (held.index in back)
+            misplaced = held.place is not (Place.NEW if self._rebuilt and held.index not in back else Place.OLD)
             held.refusal = (held.refusal or Refusal(Reason.TIMED_OUT)) if misplaced else None
         try:
             if stays:
@@ -108,9 +122,10 @@ class Transfer:
     async def give_up(self) -> Expired:
         """Let everything go where it stands; all locks stay. Raises XfrmError, with the owners running all the same."""
         moved = tuple(sorted({held.index for held in self._remaining() if held.place is Place.NEW}))
+        locks = set(_tuples(held.entry for held in self._remaining()))
         try:
-            if self._locked:
-                await add_locks(self._xfrm, self._locked, self._order.lock_seconds)
+            if locks:
+                await add_locks(self._xfrm, locks, self._order.lock_seconds)
         finally:
             await self._end(unlock=())
         return Expired(self.number, moved)
@@ -123,6 +138,7 @@ class Transfer:
         self._locked |= set(_tuples(held.entry for held in self._held))
         if self._locked:
             await add_locks(self._xfrm, self._locked, self._order.lock_seconds)
+        self._begun()
         self._stop_owners({pid for held in self._held for pid in held.pids})
         await self._stop_heirs()
         await look_again([held for held in self._held if held.refusal is None])
@@ -131,13 +147,27 @@ class Transfer:
             if _is_tcp(held) and held.number is None and held.refusal is None:
                 held.refusal = Refusal(Reason.TIMED_OUT)
 
+    async def _open(self, moved: Sequence[Held]) -> None:
+        """Let in packets for sockets at their new addresses, which are silent themselves.
+
+        The peer sends the first one when it has let go its socket, and that must not be lost, or it would wait for a
+        second before it sends it again. It does not before it knows that ours is there.
+        """
+        opened = {_tuple(held.entry, Place.NEW) for held in moved if _is_tcp(held)}
+        await remove_locks(self._xfrm, opened)
+        self._locked -= opened
+
     def _stop_owners(self, pids: Collection[int]) -> None:
         """Sockets of those that cannot be stopped are refused; their other owners run again soon."""
-        failures = {failure.pid: _refusal(failure) for failure in self._stopper.stop(pids)}
+        failures = {failure.pid: failure for failure in self._stopper.stop(pids)}
         self._stopped |= set(pids) - failures.keys()
+        self._ended |= {pid for pid, failure in failures.items() if failure.failure is StopFailure.VANISHED}
         for held in self._held:
+            held.pids -= self._ended
             for pid in held.pids & failures.keys():
-                held.refusal = held.refusal or failures[pid]
+                held.refusal = held.refusal or _refusal(failures[pid])
+            if not held.pids:
+                held.refusal = held.refusal or Refusal(Reason.VANISHED)
 
     async def _stop_heirs(self) -> None:
         """Processes that got a socket by fork before all of its owners had stopped."""
@@ -145,9 +175,9 @@ class Transfer:
             await self._owners.update()
             heirs: set[int] = set()
             for held in self._held:
-                pids = frozenset(holder.pid for holder in self._owners.known(held.inode)) | held.pids
+                pids = held.pids | {holder.pid for holder in self._owners.known(held.inode)} - self._ended
                 for pid in pids - held.pids:
-                    held.refusal = held.refusal or self._finder.process_refusal(pid)
+                    held.refusal = held.refusal or self._finder.heir_refusal(pid)
                 held.pids = pids
                 if held.refusal is None:
                     heirs |= pids - self._stopped

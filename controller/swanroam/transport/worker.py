@@ -196,12 +196,13 @@ def read(slot: int, held: Held, report: Reporter) -> None:
 def build(slot: int, held: Held, place: Place, peer_number: int, report: Reporter) -> None:
     """Take the socket to a place, or leave it as it was."""
     if held.picture is not None:
-        report(Moving(slot, place))
-        finish(slot, held, report)
+        build_again(slot, held, place, report)
         return
     try:
         picture = moving.take(held.entry, held.sock, held.keys)
-    except OSError as error:
+        if isinstance(picture, Image):
+            picture.skipped(peer_number)
+    except (Refused, OSError) as error:
         leave(slot, held, refusal_for(error), report)
         return
     if isinstance(picture, Image) and picture.receive_next != held.number:
@@ -209,6 +210,24 @@ def build(slot: int, held: Held, place: Place, peer_number: int, report: Reporte
         leave(slot, held, Refusal(Reason.CHANGED, changed), report)
         return
     report(Taken(slot, picture, peer_number, place))
+    finish(slot, held, report)
+
+
+def build_again(slot: int, held: Held, place: Place, report: Reporter) -> None:
+    """Take a socket back that was built already, unless it has received something where it is."""
+    if isinstance(held.picture, Image) and held.stage is Stage.BUILT:
+        try:
+            number = moving.number(held.entry, held.sock)
+        except OSError as error:
+            moving.clear(held.entry, held.sock, held.reuse_address)
+            report(Built(slot, held.place, Refusal(Reason.FAILED, str(error))))
+            return
+        if number != held.picture.receive_next:
+            report(
+                Built(slot, held.place, Refusal(Reason.CHANGED, f"{held.entry}: the peer is at the other addresses"))
+            )
+            return
+    report(Moving(slot, place))
     finish(slot, held, report)
 
 
@@ -290,6 +309,7 @@ class Worker:
         self._channel = channel
         self._sockets = sockets
         self._received = bytearray()
+        self._unsent = bytearray()
         self._waiting = select.poll()
         self._waiting.register(channel, select.POLLIN)
 
@@ -348,10 +368,17 @@ class Worker:
         return message
 
     def _send(self, message: Report | Ended) -> None:
-        try:
-            self._channel.sendall(pack(message))
-        except ConnectionError as error:
-            raise KeeperGone from error
+        """At once what the keeper must know before anything else happens; the rest goes with the next such message.
+
+        What it has not heard of it will have done again, which does no harm.
+        """
+        self._unsent += pack(message)
+        if isinstance(message, Taken | Moving | Ended):
+            try:
+                self._channel.sendall(self._unsent)
+            except ConnectionError as error:
+                raise KeeperGone from error
+            self._unsent.clear()
 
 
 def start(sockets: Sequence[Held]) -> tuple[int, socket.socket]:
