@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Self, TypeVar
 
 from swanroam.kernel.sock_diag import SocketProtocol
+from swanroam.transport import nursery
 from swanroam.transport.orders import (
     Answer,
     Entry,
@@ -52,8 +53,7 @@ class MoverDied(AssertionError):  # noqa: N818 - that it died is what happened
 class Mover:
     """The daemon's side of a mover process."""
 
-    def __init__(self, channel: socket.socket, process: subprocess.Popen[bytes] | None) -> None:
-        self.process = process
+    def __init__(self, channel: socket.socket) -> None:
         self.channel = channel
         self._received = b""
         self._transfers = iter(range(1, 1 << 30))
@@ -121,10 +121,11 @@ class Mover:
         """As the daemon's death does."""
         self.channel.close()
 
-    def ended(self) -> int:
-        """Wait for the end of the process; its exit status."""
-        assert self.process is not None
-        return self.process.wait(PATIENCE)
+    def wait_ended(self) -> None:
+        """Until its end of the channel is closed, which only its own end does."""
+        self.channel.settimeout(PATIENCE)
+        while self.channel.recv(4096):
+            pass
 
 
 class Program:
@@ -218,17 +219,21 @@ class Host:
     def python(self, *arguments: str) -> Program:
         return self.start(sys.executable, "-u", str(PROGRAMS), *arguments)
 
-    def mover(self, *argv: str) -> Mover:
-        """A mover as the daemon starts it; `argv`: another way of starting one, which ends in the option --fd."""
+    def mover(self) -> Mover:
+        """A mover as the daemon gets it."""
+        channel = nursery.ask(self.nursery(sys.executable, "-P", "-m", "swanroam.transport"))
+        self._stack.callback(channel.close)
+        return Mover(channel)
+
+    def nursery(self, *argv: str) -> socket.socket:
+        """A process that is given the option --fd, and forks movers for requests."""
         ours, theirs = socket.socketpair()
         with theirs:
-            command = argv or (sys.executable, "-P", "-m", "swanroam.transport")
-            process = subprocess.Popen(
-                [*self._enter, *command, "--fd", str(theirs.fileno())], pass_fds=[theirs.fileno()]
-            )
+            process = subprocess.Popen([*self._enter, *argv, "--fd", str(theirs.fileno())], pass_fds=[theirs.fileno()])
         self._stack.callback(_end, process)
         self._stack.callback(ours.close)
-        return Mover(ours, process)
+        self.nursery_pid = process.pid
+        return ours
 
     def resets_sent(self) -> int:
         text = Path(f"/proc/{self._holder.pid}/net/snmp").read_text()

@@ -24,7 +24,7 @@ class FaultyMovers:
 
     def __init__(self, hosts: Pair, host: Host, log: Path) -> None:
         self._hosts = hosts
-        self._requests = host.mover(sys.executable, mover_faults.__file__)
+        self._requests = host.nursery(sys.executable, mover_faults.__file__)
         self._log = log
 
     def start(self, who: str = "nobody", step: int = 0) -> Mover:
@@ -32,8 +32,8 @@ class FaultyMovers:
         self._hosts.callback(ours.close)
         request = json.dumps({"who": who, "step": step, "log": str(self._log)})
         with theirs:
-            socket.send_fds(self._requests.channel, [request.encode()], [theirs.fileno()])
-        return Mover(ours, None)
+            socket.send_fds(self._requests, [request.encode()], [theirs.fileno()])
+        return Mover(ours)
 
 
 def deaths(log: Path) -> int:

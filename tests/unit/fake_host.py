@@ -106,9 +106,6 @@ class FakeHost:
     async def end(self, action: EndSockets, others: Collection[IPAddress]) -> None:
         self.log.append(f"end {action.address}")
 
-    async def prepare(self) -> None:
-        self.log.append("prepare")
-
     async def transfer(self, peer: PeerSettings, order: TransferOrder) -> Event | None:
         self.log.append(f"transfer {type(order).__name__}")
         return SocketsFound(order.old, order.new, (), ()) if isinstance(order, FindSockets) else None

@@ -103,9 +103,6 @@ class Sockets(Protocol):
     async def end(self, action: EndSockets, others: Collection[IPAddress]) -> None:
         """Ends the sockets between an address of ours and the others, with a reset."""
 
-    async def prepare(self) -> None:
-        """Sockets are to be moved soon."""
-
     async def transfer(self, peer: PeerSettings, order: TransferOrder) -> Event | None:
         """Carries out a step of moving sockets; the event tells what came of it."""
 
@@ -320,8 +317,6 @@ class Controller:
                 fields |= {"moved": tally.moved, "kept": len(tally.kept)}
         elif report.detail:
             fields["detail"] = report.detail
-        if report.fact is Fact.HANDOVER_STARTED and peer.settings.transport is TransportMethod.MOVE:
-            self._start(peer, self._sockets.prepare())
         if report.fact in _WARNINGS:
             if report.fact in _TROUBLES:
                 peer.trouble = report

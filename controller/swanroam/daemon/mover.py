@@ -1,7 +1,7 @@
-"""The mover as the daemon sees it: a process that is started when it is needed, and orders that have answers.
+"""The mover as the daemon sees it: a process that is there when it is needed, and orders that have answers.
 
-It ends by itself when it has nothing to do for a while, or when the daemon is gone; see `swanroam.transport`. One
-process serves all peers.
+A nursery is started with the daemon and forks movers. A mover ends by itself when it has nothing to do for a while, or
+when the daemon is gone; see `swanroam.transport`. One serves all peers.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TypeVar
 
 import structlog
 
+from swanroam.transport import nursery
 from swanroam.transport.orders import (
     LONGEST_LINE,
     Answer,
@@ -56,7 +57,7 @@ class Mover:
     def __init__(self, expired: Callable[[int], None]) -> None:
         self._expired = expired
         self._numbers = itertools.count(1)
-        self._process: asyncio.subprocess.Process | None = None
+        self._nursery: socket.socket | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._reading: asyncio.Task[None] | None = None
         self._starting = asyncio.Lock()
@@ -71,28 +72,24 @@ class Mover:
         """Whether it was stopped and is not at its end yet."""
         return transfer in self._held
 
-    async def start(self) -> None:
-        """So that it is there when it is needed. Raises MoverError."""
-        async with self._starting:
-            if self._writer is not None:
-                return
-            ours, theirs = socket.socketpair()
-            argv = [sys.executable, "-P", "-m", "swanroam.transport", "--fd", str(theirs.fileno())]
-            try:
-                with theirs:
-                    self._process = await asyncio.create_subprocess_exec(
-                        *argv, pass_fds=[theirs.fileno()], stdin=asyncio.subprocess.DEVNULL, start_new_session=True
-                    )
-                reader, self._writer = await asyncio.open_unix_connection(sock=ours, limit=LONGEST_LINE)
-            except OSError as error:
-                ours.close()
-                raise MoverError(f"the mover could not be started: {error}") from error
-            self._reading = asyncio.get_running_loop().create_task(self._read(reader, self._writer, self._process))
+    async def open(self) -> None:
+        """Starts the nursery. Raises MoverError."""
+        ours, theirs = socket.socketpair()
+        argv = [sys.executable, "-P", "-m", "swanroam.transport", "--fd", str(theirs.fileno())]
+        try:
+            with theirs:
+                await asyncio.create_subprocess_exec(
+                    *argv, pass_fds=[theirs.fileno()], stdin=asyncio.subprocess.DEVNULL, start_new_session=True
+                )
+        except OSError as error:
+            ours.close()
+            raise MoverError(f"the process that moves sockets could not be started: {error}") from error
+        self._nursery = ours
 
     async def ask(self, order: Inspect | Stop | Rebuild | Go, kind: type[_A]) -> _A:
         """Gives an order and waits for its answer. Raises MoverError."""
         assert _ANSWERS[type(order)] is kind
-        await self.start()
+        await self._connect()
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         key = (order.transfer, kind)
         if key in self._waiting:
@@ -118,28 +115,46 @@ class Mover:
 
     async def tell(self, order: Unlock) -> None:
         """Gives an order that has no answer. Raises MoverError."""
-        await self.start()
+        await self._connect()
         self._send(order)
 
     async def close(self) -> None:
-        """Ends it, with everything let go."""
-        if self._writer is not None and self._process is not None and self._reading is not None:
+        """Ends mover and nursery, with everything let go."""
+        if self._writer is not None and self._reading is not None:
             with suppress(MoverError):
                 self._send(Quit())
             with suppress(TimeoutError):
                 async with asyncio.timeout(5.0):
                     await asyncio.shield(self._reading)
+        if self._reading is not None:
             self._reading.cancel()
             await asyncio.gather(self._reading, return_exceptions=True)
+        if self._nursery is not None:
+            self._nursery.close()
+
+    async def _connect(self) -> None:
+        """A mover, if there is none. Raises MoverError."""
+        async with self._starting:
+            if self._writer is not None:
+                return
+            if self._nursery is None:
+                await self.open()
+            assert self._nursery is not None
+            try:
+                channel = nursery.ask(self._nursery)
+            except OSError as error:
+                self._nursery.close()
+                self._nursery = None  # the next order starts another
+                raise MoverError(f"the process that moves sockets has ended: {error}") from error
+            reader, self._writer = await asyncio.open_unix_connection(sock=channel, limit=LONGEST_LINE)
+            self._reading = asyncio.get_running_loop().create_task(self._read(reader, self._writer))
 
     def _send(self, order: Order) -> None:
         if self._writer is None or self._writer.is_closing():
             raise MoverError("the mover has ended")
         self._writer.write(encode(order))
 
-    async def _read(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, process: asyncio.subprocess.Process
-    ) -> None:
+    async def _read(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while line := await reader.readline():
                 self._received(decode(line))
@@ -148,12 +163,11 @@ class Mover:
         finally:
             writer.close()
             self._writer = None
-            status = await process.wait()
-            if status != 0 or self._held or self._waiting:
-                log.warning("mover_ended", status=status, transfers=len(self._held))
+            if self._held or self._waiting:
+                log.warning("mover_ended", transfers=len(self._held))
             for future in self._waiting.values():
                 if not future.done():
-                    future.set_result(Failed(0, f"the mover has ended, with status {status}"))
+                    future.set_result(Failed(0, "the process that moves sockets has ended in the middle of it"))
             held, self._held = self._held, set()
             for transfer in sorted(held):
                 self._expired(transfer)

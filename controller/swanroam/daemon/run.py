@@ -154,6 +154,7 @@ class _Daemon:
     async def open(self) -> None:
         """Raises ControlChannelError, DirectoryError."""
         self._channel.open()
+        await self._sockets.open()
         try:
             await self._api.open()
         except OSError as error:

@@ -125,10 +125,10 @@ class LocalSockets:
         self._mover = Mover(self._ended)
         self._held: dict[tuple[str, int], _Held] = {}
 
-    async def prepare(self) -> None:
-        """A handover has begun: the mover will be needed soon."""
+    async def open(self) -> None:
+        """Gets ready for moving. What goes wrong here is tried again when it is needed."""
         try:
-            await self._mover.start()
+            await self._mover.open()
         except MoverError as error:
             log.warning("mover_not_started", error=str(error))
 

@@ -8,11 +8,10 @@ the daemon dies, or the limit of a transfer passes, it lets go everything where 
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import traceback
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager, suppress
 from typing import Final
 
@@ -41,7 +40,7 @@ from swanroam.transport.owners import OwnerTable
 from swanroam.transport.stopping import Stopper
 from swanroam.transport.transfer import Transfer, locks_of
 
-IDLE_LIMIT: Final = 60.0
+IDLE_LIMIT: Final = 5.0
 """Seconds without an order and without a transfer after which the mover ends."""
 _LATE_INTERVAL: Final = 0.005
 """Seconds between looking for threads that stop after their time."""
@@ -50,13 +49,15 @@ _LATE_INTERVAL: Final = 0.005
 class Keeper:
     """Use by `serve`."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, xfrm: XfrmSocket) -> None:
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, xfrm: XfrmSocket, forbidden: Collection[int]
+    ) -> None:
         self._reader = reader
         self._writer = writer
         self._xfrm = xfrm
         self._stopper = Stopper()
         self._owners = OwnerTable()
-        self._finder = Finder(self._owners, {os.getppid()})
+        self._finder = Finder(self._owners, forbidden)
         self._transfers: dict[int, Transfer] = {}
         self._limits: dict[int, asyncio.TimerHandle] = {}
         self._tasks = asyncio.TaskGroup()
@@ -181,12 +182,15 @@ class Keeper:
             self._stopper.let_late_ones_go()
 
 
-async def serve(channel: socket.socket) -> None:
-    """Take orders from the daemon at the other end until there are no more. Raises XfrmError, OSError."""
+async def serve(channel: socket.socket, forbidden: Collection[int] = ()) -> None:
+    """Take orders from the daemon at the other end until there are no more. Raises XfrmError, OSError.
+
+    `forbidden`: processes that are never stopped, the daemon's among them.
+    """
     reader, writer = await asyncio.open_unix_connection(sock=channel, limit=LONGEST_LINE)
     try:
         async with XfrmSocket() as xfrm:
-            await Keeper(reader, writer, xfrm).run()
+            await Keeper(reader, writer, xfrm, forbidden).run()
         with suppress(ConnectionError):
             await writer.drain()
     finally:

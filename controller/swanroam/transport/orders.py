@@ -8,8 +8,8 @@ connection of it and is named by its index in the list that the transfer began w
                                   <------ Inspected(refusals, owners, found)
     Stop(entries, ...)            ------> locks the old and the new addresses, stops the owners
                                   <------ Stopped(numbers, refusals)
-    Rebuild(peer's numbers)       ------> re-addresses; those without a number are let go as they are;
-                                          unlocks the new addresses: nothing is sent from there yet
+    Rebuild(peer's numbers)       ------> re-addresses, and unlocks the new addresses: nothing is sent from there yet;
+                                          those without a number are let go, with the new addresses locked
                                   <------ Rebuilt(done, refusals)
     Go(back, keep_locks)          ------> takes `back` to the old addresses, lets everything go
                                   <------ Gone(refusals)
@@ -169,7 +169,8 @@ class Go:
     back: tuple[int, ...] = ()
     """These return to the old addresses first."""
     keep_locks: tuple[int, ...] = ()
-    """Of these the addresses where they stand stay locked too: it is not known where the peer's socket is."""
+    """Of these the addresses where they do not stand stay locked as well, though nothing was rebuilt: it is not known
+    where the peer's socket is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,10 +218,8 @@ class Gone:
 
 @dataclass(frozen=True, slots=True)
 class Expired:
-    """The limit has passed: everything was let go where it stood.
-
-    Old and new addresses are locked, for `lock_seconds` more: it is not known where the peer's sockets are.
-    """
+    """The limit has passed: everything was let go where it stood. Where it did not stand all stays locked, for
+    `lock_seconds` more: it is not known where the peer's sockets are."""
 
     transfer: int
     moved: tuple[int, ...]

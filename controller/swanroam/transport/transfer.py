@@ -86,7 +86,7 @@ class Transfer:
         unwanted = [held for held in self._remaining() if _is_tcp(held) and held.index not in order.numbers]
         for held in unwanted:
             held.refusal = refusals[held.index] = Refusal(Reason.NO_NUMBER)
-        await self._dismiss(unwanted)
+        await self._dismiss(unwanted, doubtful=True)
         slots = self._slots(self._remaining())
         numbers = tuple(order.numbers.get(self._held[slot].index, 0) for slot in slots)
         await self._crew.do(Build(slots, Place.NEW, numbers))
@@ -104,11 +104,11 @@ class Transfer:
         returning = [held for held in self._remaining() if held.index in back and held.place is Place.NEW]
         slots = self._slots(returning)
         await self._crew.do(Build(slots, Place.OLD, tuple(self._held[slot].peer_number for slot in slots)))
-        kept = {held.index for held in self._held} & set(order.keep_locks)
-        stays = set(_tuples(held.entry for held in self._remaining() if held.index in kept))
-        for held in self._remaining():
-            if held.stage is Stage.BUILT and _is_tcp(held):
-                stays.add(_tuple(held.entry, _left(held)))
+        stays = {
+            _tuple(held.entry, _left(held))
+            for held in self._held
+            if _is_tcp(held) and (held.index in order.keep_locks or held.stage is Stage.BUILT)
+        }
         for held in self._remaining():
             misplaced = held.place is not (Place.NEW if self._rebuilt and held.index not in back else Place.OLD)
             held.refusal = (held.refusal or Refusal(Reason.TIMED_OUT)) if misplaced else None
@@ -120,14 +120,15 @@ class Transfer:
         return Gone(self.number, wrong)
 
     async def give_up(self) -> Expired:
-        """Let everything go where it stands; all locks stay. Raises XfrmError, with the owners running all the same."""
+        """Let everything go where it stands; where it does not, all stays locked. Raises XfrmError, with the owners
+        running all the same."""
         moved = tuple(sorted({held.index for held in self._remaining() if held.place is Place.NEW}))
-        locks = set(_tuples(held.entry for held in self._remaining()))
+        stays = {_tuple(held.entry, _left(held)) for held in self._remaining() if _is_tcp(held)}
         try:
-            if locks:
-                await add_locks(self._xfrm, locks, self._order.lock_seconds)
+            if stays:
+                await add_locks(self._xfrm, stays, self._order.lock_seconds)
         finally:
-            await self._end(unlock=())
+            await self._end(unlock=self._locked - stays)
         return Expired(self.number, moved)
 
     async def _seize(self) -> None:
@@ -188,13 +189,18 @@ class Transfer:
             if not held.pids <= self._stopped:
                 held.refusal = held.refusal or Refusal(Reason.NOT_STOPPED, "it goes on making processes")
 
-    async def _dismiss(self, unwanted: Sequence[Held]) -> None:
-        """Let go these, which nothing was done to, and those owners that have no other here. Raises XfrmError."""
+    async def _dismiss(self, unwanted: Sequence[Held], *, doubtful: bool = False) -> None:
+        """Let go these, which nothing was done to, and those owners that have no other here. Raises XfrmError.
+
+        `doubtful`: the peer's may have moved, so the new addresses stay locked.
+        """
         if not unwanted:
             return
         for held in unwanted:
             held.stage = Stage.FREE
         needed = set(_tuples(held.entry for held in self._remaining()))
+        if doubtful:
+            needed |= {_tuple(held.entry, Place.NEW) for held in unwanted if _is_tcp(held)}
         await remove_locks(self._xfrm, self._locked - needed)
         self._locked &= needed
         self._let_owners_go(self._stopped - {pid for held in self._remaining() for pid in held.pids})
