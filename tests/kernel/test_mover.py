@@ -212,17 +212,17 @@ def test_the_daemon_goes_at_every_step(step: str, end: str) -> None:
 def test_a_program_that_is_stopped_by_its_terminal_stays_so_and_its_connection_moves() -> None:
     with Pair() as hosts:
         client, ports = hosts.client("poll")
-        client.process.send_signal(signal.SIGTSTP)
+        client.process.send_signal(signal.SIGSTOP)  # as SIGTSTP, which needs a terminal
         until(lambda: client.state() == "T")
         mobile, peer = hosts.movers()
         here, there = entries(*ports)
         hosts.steer(NEW)
         hand_over(mobile, peer, here, there)
-        assert client.state() == "T"
+        until(lambda: client.state() == "T")
         client.process.send_signal(signal.SIGCONT)
         client.goes_on()
-        client.end()
         assert mobile.where(here[0]) is Place.NEW
+        client.end()
 
 
 def test_signals_that_come_while_the_owner_is_held_are_delivered_afterwards() -> None:
@@ -348,17 +348,16 @@ def test_orders_for_several_transfers_are_carried_out_beside_each_other() -> Non
         here, there = entries(*ports)
         hosts.steer(NEW)
         # Both have the same owner, which runs again when both have ended.
-        numbers = {}
         for transfer in (0, 1):
-            mobile.send(Stop(transfer + 1, (here[transfer],), hold_seconds=PATIENCE))
-            peer.send(Stop(transfer + 1, (there[transfer],), hold_seconds=PATIENCE))
+            mobile.send(Stop(transfer, (here[transfer],), hold_seconds=PATIENCE))
+            peer.send(Stop(transfer, (there[transfer],), hold_seconds=PATIENCE))
+        theirs = {answer.transfer: answer.numbers for answer in (mobile.receive(Stopped), mobile.receive(Stopped))}
+        ours = {answer.transfer: answer.numbers for answer in (peer.receive(Stopped), peer.receive(Stopped))}
         for transfer in (0, 1):
-            numbers[transfer] = mobile.receive(Stopped).numbers, peer.receive(Stopped).numbers
-        for transfer in (0, 1):
-            peer.rebuild(transfer + 1, dict(numbers[transfer][0]))
-            mobile.rebuild(transfer + 1, dict(numbers[transfer][1]))
-            peer.go(transfer + 1)
-            mobile.go(transfer + 1)
+            assert peer.rebuild(transfer, dict(theirs[transfer])).done == (0,)
+            assert mobile.rebuild(transfer, dict(ours[transfer])).done == (0,)
+            assert not peer.go(transfer).refusals
+            assert not mobile.go(transfer).refusals
             if transfer == 0:
                 assert client.state() == "t"
         client.goes_on()

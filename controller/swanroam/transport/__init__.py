@@ -7,7 +7,7 @@ only ``orders``.
 
 - ``orders``: what daemon and mover say to each other; the course of a transfer. Start here.
 - ``keeper``, ``transfer``: the process that the daemon starts: the owners' tracer, with locks and time limits.
-- ``crew``, ``worker``: its child, which touches the sockets, and how the keeper finishes for one that died.
+- ``jobs``, ``worker``, ``crew``: its child, which touches the sockets, and how the keeper finishes for one that died.
 - ``finding``, ``owners``, ``stopping``, ``privileges``: which sockets and whose; stopping processes; few rights.
 - ``moving``: TCP and UDP alike, over these:
 

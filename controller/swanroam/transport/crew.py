@@ -15,9 +15,9 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
-from swanroam.transport import moving, worker
+from swanroam.transport import jobs, moving, worker
+from swanroam.transport.jobs import Build, Halt, Held, Job, LetGo, Read, Report, Stage
 from swanroam.transport.orders import Reason, Refusal
-from swanroam.transport.worker import Build, Halt, Held, Job, LetGo, Read, Report, Stage
 
 MOST_DEATHS: Final = 3
 """Workers of one transfer that may die before no other is started."""
@@ -81,7 +81,7 @@ class Crew:
             return
         self._halted = True
         with suppress(OSError):  # it may be dead, or have enough to read
-            self._channel.send(worker.pack(Halt()))
+            self._channel.send(jobs.pack(Halt()))
         self._impatience = asyncio.get_running_loop().call_later(HALT_LIMIT, self._kill)
 
     def close(self) -> None:
@@ -98,14 +98,14 @@ class Crew:
             raise _WorkerDied
         loop = asyncio.get_running_loop()
         try:
-            await loop.sock_sendall(self._channel, worker.pack(job))
+            await loop.sock_sendall(self._channel, jobs.pack(job))
             while True:
-                while (message := worker.unpack_from(self._received)) is None:
+                while (message := jobs.unpack_from(self._received)) is None:
                     part = await loop.sock_recv(self._channel, _RECEIVE_SIZE)
                     if not part:
                         raise _WorkerDied
                     self._received += part
-                if isinstance(message, worker.Ended):
+                if isinstance(message, jobs.Ended):
                     return
                 assert isinstance(message, Report)
                 self._note(message, done)
@@ -113,8 +113,8 @@ class Crew:
             raise _WorkerDied from error
 
     def _note(self, report: Report, done: set[int]) -> None:
-        worker.apply(self._sockets[report.slot], report)
-        if not isinstance(report, worker.Taken | worker.Moving):
+        jobs.apply(self._sockets[report.slot], report)
+        if not isinstance(report, jobs.Taken | jobs.Moving):
             done.add(report.slot)
 
     def _bury(self) -> None:

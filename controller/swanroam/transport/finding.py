@@ -16,10 +16,10 @@ from typing import Final
 from swanroam.kernel.sock_diag import Condition, IPAddress, SocketDiag, SocketInUse, SocketProtocol, SocketState
 from swanroam.transport import moving
 from swanroam.transport.image import Refused
+from swanroam.transport.jobs import Held
 from swanroam.transport.orders import Entry, Exclusions, Place, Reason, Refusal
 from swanroam.transport.owners import DescriptorError, OwnerTable, Process, duplicate, look_at
 from swanroam.transport.signature import decode_keys
-from swanroam.transport.worker import Held
 
 NO_EXCLUSIONS: Final = Exclusions()
 _FEW: Final = 16

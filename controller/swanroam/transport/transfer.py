@@ -14,10 +14,10 @@ from swanroam.kernel.xfrm.locks import TcpTuple, add_locks, remove_locks
 from swanroam.kernel.xfrm.socket import XfrmSocket
 from swanroam.transport.crew import Crew
 from swanroam.transport.finding import Finder, look_again
+from swanroam.transport.jobs import Build, Held, LetGo, Read, Stage
 from swanroam.transport.orders import Entry, Expired, Go, Gone, Place, Reason, Rebuild, Rebuilt, Refusal, Stop, Stopped
 from swanroam.transport.owners import OwnerTable, look_at
 from swanroam.transport.stopping import NotStopped, StopFailure, Stopper
-from swanroam.transport.worker import Build, Held, LetGo, Read, Stage
 
 _ROUNDS: Final = 5
 """How often processes that got a socket by fork meanwhile are stopped too."""
