@@ -6,11 +6,9 @@ moves = FiveMoves(story, port=22)
 moves.run(beat.check)                           # after each move; raises when a connection is not the same any more
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 from lab.connections import Connection, connections
-from lab.services import Services
 from lab.waiting import wait_for
 from scenarios.scenario import Story
 
