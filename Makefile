@@ -62,7 +62,7 @@ demo: $(installed) | packages
 
 # A file of that size and its copy are held in a guest's memory.
 programs-full: $(installed) | packages
-	SWANROAM_TRANSFER_MB=500 tests/run-lab --memory 4000M -s tests/scenarios/test_real_transfers.py
+	SWANROAM_TRANSFER_MB=500 tests/run-lab --memory 4000M --timeout 1500 -s tests/scenarios/test_real_transfers.py
 
 clean:
 	rm -rf .venv .stamp-* $(RESULTS) .hypothesis .pytest_cache .mypy_cache .ruff_cache

@@ -23,8 +23,8 @@ UNPROTECTED = (
     " or (ip proto 4 and ip[0] & 0x0f == 5 and ip[6:2] & 0x1fff == 0 and ip[29] == 50)"
     " or (ip6[6] == 41 and ip6[46] == 50))"
 )
-"""For pcap-filter(7): everything but ESP, native or right inside IP-in-IP. With that as well tcpdump cannot keep up with
-what a guest kernel sends at full speed."""
+"""For pcap-filter(7): everything but ESP, native or right inside IP-in-IP. With that as well tcpdump does not keep up
+when the hosts send at full speed."""
 
 
 class Capture:

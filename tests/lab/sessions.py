@@ -215,7 +215,7 @@ class Download:
         assert self._process.stderr is not None
         return "it runs" if self.running else self._process.stderr.read()
 
-    def finish(self, timeout: float = 200.0) -> str:
+    def finish(self, timeout: float) -> str:
         """Read the rest; returns the SHA-256 of everything, in hexadecimal. Raises TrafficError unless all is well."""
         self._hurry.set()
         try:

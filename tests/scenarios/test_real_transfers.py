@@ -23,6 +23,8 @@ pytestmark = pytest.mark.lab
 SIZE = int(os.environ.get("SWANROAM_TRANSFER_MB") or 60) * 1_000_000
 UNDER_WAY = 45
 """Seconds for which the transfers last at least: several times as long as five moves take."""
+PATIENCE = 120 + SIZE / 1_000_000
+"""Seconds until a transfer must be through."""
 IPERF_RATE = "30M"
 """Bits per second each way: about a third of what a guest kernel carries both ways."""
 
@@ -42,7 +44,7 @@ def test_a_large_download(lab: Lab) -> None:
 
         FiveMoves(story, nginx.port).run(lambda: curl.wait_received(SIZE // 200))
         moved, at = curl.received, time.monotonic()
-        assert curl.finish() == digest
+        assert curl.finish(PATIENCE) == digest
         print(
             f"curl: {SIZE} bytes in {time.monotonic() - began:.1f} s, {moved} of them over five moves in"
             f" {at - began:.1f} s; longest silence {curl.longest_silence * 1000:.0f} ms"
@@ -75,12 +77,12 @@ def test_rsync_over_ssh(lab: Lab) -> None:
 
         FiveMoves(story, sshd.port).run(check)
         moved = time.monotonic() - began
-        assert rsync.wait(timeout=200) == 0, rsync.tail()
+        assert rsync.wait(timeout=PATIENCE) == 0, rsync.tail()
         took = time.monotonic() - began
         print(f"rsync: {SIZE} bytes in {took:.1f} s, five moves in the first {moved:.1f} s of them")
 
         assert {path.name: file_digest(path) for path in target.iterdir()} == digests
-        compared = lab.mobile.run([*transport, "--checksum", "--itemize-changes", "--dry-run", *ends], timeout=200)
+        compared = lab.mobile.run([*transport, "--checksum", "--itemize-changes", "--dry-run", *ends], timeout=PATIENCE)
         assert not compared.stdout
     story.finish()
 
