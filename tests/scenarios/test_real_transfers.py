@@ -21,8 +21,8 @@ from scenarios.scenario import start
 pytestmark = pytest.mark.lab
 
 SIZE = int(os.environ.get("SWANROAM_TRANSFER_MB") or 60) * 1_000_000
-UNDER_WAY = 45
-"""Seconds for which the transfers last at least: several times as long as five moves take."""
+UNDER_WAY = 60
+"""Seconds for which the transfers last at least. Five moves take 15 in a guest kernel, 40 in one that shares its CPU."""
 PATIENCE = 120 + SIZE / 1_000_000
 """Seconds until a transfer must be through."""
 IPERF_RATE = "30M"
@@ -99,7 +99,7 @@ def test_iperf3_both_ways(lab: Lab) -> None:
         moves = FiveMoves(story, iperf3.port)
 
         def check() -> None:
-            assert client.running, client.tail()
+            assert client.running, f"iperf3 has ended before the moves were through: {client.tail()}"
 
         moves.run(check)
         assert client.wait(timeout=UNDER_WAY + 60) == 0, client.tail()
