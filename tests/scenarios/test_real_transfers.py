@@ -22,7 +22,7 @@ pytestmark = pytest.mark.lab
 
 SIZE = int(os.environ.get("SWANROAM_TRANSFER_MB") or 60) * 1_000_000
 UNDER_WAY = 60
-"""Seconds for which the transfers last at least. Five moves take 15 in a guest kernel, 40 in one that shares its CPU."""
+"""Seconds for which transfers last at least. Five moves take 15 in a guest kernel, 40 in one that shares its CPU."""
 PATIENCE = 120 + SIZE / 1_000_000
 """Seconds until a transfer must be through."""
 IPERF_RATE = "30M"
