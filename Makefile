@@ -1,5 +1,6 @@
 # make test    everything: what is needed gets installed (Debian, Ubuntu; as root), then lint, unit, kernel, lab
 # make demo    two hosts, a connection, a move
+# make programs-full    the lab's file transfers with packaged programs, 500 MB each
 # make fuzz    the unit tests with a hundred times as much generated input
 # make lint | unit | kernel | lab        one part of it; LAB_ARGS='-k soft' goes to pytest
 # make clean   removes what these made
@@ -20,7 +21,7 @@ installed := .venv/.stamp-installed
 
 export PYTHONPATH := $(CURDIR)/tests:$(CURDIR)/controller
 
-.PHONY: test lint unit kernel lab fuzz demo packages totals clean
+.PHONY: test lint unit kernel lab fuzz demo programs-full packages totals clean
 
 test: lint unit kernel lab totals
 
@@ -58,6 +59,10 @@ fuzz: $(installed)
 
 demo: $(installed) | packages
 	@$(python) -m lab.guest --exec $(CURDIR)/$(python) -m lab.demo
+
+# A file of that size and its copy are held in a guest's memory.
+programs-full: $(installed) | packages
+	SWANROAM_TRANSFER_MB=500 tests/run-lab --memory 4000M --timeout 1500 -s tests/scenarios/test_real_transfers.py
 
 clean:
 	rm -rf .venv .stamp-* $(RESULTS) .hypothesis .pytest_cache .mypy_cache .ruff_cache

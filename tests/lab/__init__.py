@@ -6,6 +6,8 @@
     topology        `Lab`: networks, router, mobile and correspondent hosts; what scenarios use
     hosts, charon, controller, traffic, capture
                     one host, its IKE daemon, its swanroam, its programs, what the router saw
+    services, sessions, connections
+                    packaged servers, packaged clients that are talked to, their sockets as `ss` shows them
 
 Scenario tests import `Lab` and what it returns; nothing in here is imported by swanroam.
 """

@@ -18,12 +18,22 @@ from lab.waiting import wait_for
 SNAPSHOT_LENGTH = 256  # bytes: two IPv6 headers, ESP or TCP with options, and some payload
 BUFFER = 32768  # KiB; a capture that lost packets proves nothing
 
+UNPROTECTED = (
+    "not (ip proto 50 or ip6 proto 50"
+    " or (ip proto 4 and ip[0] & 0x0f == 5 and ip[6:2] & 0x1fff == 0 and ip[29] == 50)"
+    " or (ip6[6] == 41 and ip6[46] == 50))"
+)
+"""For pcap-filter(7): everything but ESP, native or right inside IP-in-IP. With that as well tcpdump does not keep up
+when the hosts send at full speed."""
+
 
 class Capture:
     """`start`, `stop`, then the questions. Packets count once, as they came in."""
 
-    def __init__(self, router: Router, path: Path) -> None:
+    def __init__(self, router: Router, path: Path, expression: str = "") -> None:
+        """`expression`: what to capture, for pcap-filter(7); everything, if empty."""
         self.path = path
+        self._expression = expression
         self.pairs: list[Pair] = []
         """Pairs of hosts that `clear_packets` and `counts` are about."""
         self._router = router.namespace
@@ -51,6 +61,7 @@ class Capture:
                 "root",
             ]
             argv += ["-s", str(SNAPSHOT_LENGTH), "-B", str(BUFFER), "-w", str(self.path)]
+            argv += [self._expression] if self._expression else []
             self._process = self._router.popen(argv, stdout=subprocess.DEVNULL, stderr=messages.fileno())
         wait_for(self._listening, 20, "tcpdump listens on the router", self._said, poll=0.02)
 

@@ -4,7 +4,8 @@
     python -m lab.guest [options] --exec ARGV...        any command, e.g. the demo
 
 Options: `--guests N` spreads the test files over N kernels, `--time-limit SECONDS` for the whole run,
-`--kernel auto|native|guest`, `--keep DIRECTORY` collects what failed tests left (logs, captures), `--summary FILE`.
+`--kernel auto|native|guest`, `--memory SIZE` of each guest, `--keep DIRECTORY` collects what failed tests left (logs,
+captures), `--summary FILE`.
 
 A guest reports through files in a directory that it shares with the machine. A guest that ends without its
 `status` file has died, and that is a failure, as is a run that had no test or skipped one.
@@ -33,7 +34,7 @@ ROOT = Path(__file__).resolve().parents[2]
 UML = "linux.uml"
 GUEST_MEMORY = "1500M"
 TEST_TIME_LIMIT = 300  # seconds for one test
-PASSED_ON = ("COLUMNS", "FORCE_COLOR", "NO_COLOR", "SWANROAM_SEED")
+PASSED_ON = ("COLUMNS", "FORCE_COLOR", "NO_COLOR", "SWANROAM_SEED", "SWANROAM_TRANSFER_MB")
 POLL = 0.05  # seconds between looks at a guest's output
 
 
@@ -48,6 +49,7 @@ class Shard:
     name: str
     directory: Path
     native: bool
+    memory: str = GUEST_MEMORY
     process: subprocess.Popen[bytes] | None = None
     shown: int = 0
     partial: bytes = b""
@@ -91,7 +93,7 @@ class Shard:
             shutil.copy(Path(__file__).with_name("guest-init.sh"), init)
             init.chmod(0o755)
             argv = [
-                UML, f"mem={GUEST_MEMORY}", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro",
+                UML, f"mem={self.memory}", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro",
                 f"init={init}", f"lab_job={self.directory}", f"uml_dir={self.directory}", "umid=guest",
                 "quiet", "loglevel=4", "panic=1", "con=null", "con0=null,fd:1", "ssl=null",
             ]  # fmt: skip
@@ -190,6 +192,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--guests", type=int, metavar="N", help="kernels at the same time (default: 1)")
     parser.add_argument("--time-limit", type=float, default=3600, metavar="SECONDS")
     parser.add_argument("--kernel", choices=("auto", "native", "guest"), default="auto")
+    parser.add_argument("--memory", default=GUEST_MEMORY, metavar="SIZE", help="of each guest (default: %(default)s)")
     parser.add_argument("--summary", type=Path, metavar="FILE", help="write the counts here, as JSON")
     parser.add_argument("--keep", type=Path, metavar="DIRECTORY", help="collect failed tests' logs here")
     command: list[str] = []
@@ -253,7 +256,7 @@ def main(argv: list[str] | None = None) -> int:
     # Not in TMPDIR: a guest finds its exchange directory by a path without spaces.
     with tempfile.TemporaryDirectory(prefix="swanroam-lab-", dir="/tmp") as exchange:
         shards = [
-            Shard(name=f"guest {number}", directory=Path(exchange) / str(number), native=native)
+            Shard(name=f"guest {number}", directory=Path(exchange) / str(number), native=native, memory=options.memory)
             for number in range(1, guests + 1)
         ]
         for number, shard in enumerate(shards, 1):

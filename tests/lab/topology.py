@@ -144,9 +144,9 @@ class Lab:
         finally:
             capture.stop()
 
-    def start_capture(self) -> Capture:
-        """Capture on all legs of the router until its `stop`."""
-        capture = Capture(self.router, self.directory / f"router-{len(self._captures) + 1}.pcap")
+    def start_capture(self, expression: str = "") -> Capture:
+        """Capture on all legs of the router until its `stop`; of what, see `Capture`."""
+        capture = Capture(self.router, self.directory / f"router-{len(self._captures) + 1}.pcap", expression)
         capture.pairs = [
             (mobile.all_addresses, correspondent.all_addresses)
             for mobile in self.mobiles

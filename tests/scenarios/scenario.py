@@ -30,16 +30,22 @@ GRACE = "1s"
 
 
 def start(
-    lab: Lab, *, method: str = "renegotiate", grace: str = GRACE, config: Mapping[str, Any] | None = None
+    lab: Lab,
+    *,
+    method: str = "renegotiate",
+    grace: str = GRACE,
+    config: Mapping[str, Any] | None = None,
+    captured: str = "",
 ) -> "Story":
     """Controllers on all hosts, registered with each other. `config` is merged into every host's configuration.
+    `captured`: which packets to capture (`Capture`), all by default.
 
     The lab's charons must be up (fixture `lab`) and no socket open: how things stand now is how they must be at the
     end.
     """
     before = {host.name: host.snapshot() for host in lab.hosts}
     began_in = {host.name: host.network for host in lab.hosts}
-    capture = lab.start_capture()
+    capture = lab.start_capture(captured)
     settings = {**(config or {})}
     settings["defaults"] = {"filters": method, "grace": grace, **settings.get("defaults", {})}
     lab.start_controllers(settings)

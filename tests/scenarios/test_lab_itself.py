@@ -8,11 +8,13 @@ import pytest
 from lab import snapshot
 from lab.addressing import NETWORKS, Family
 from lab.analysis import Kind
+from lab.capture import UNPROTECTED
 from lab.host import Host
 from lab.ike_config import CONTROL, DATA
 from lab.namespace import command
 from lab.network import Match
 from lab.topology import Lab
+from scenarios.agreement import rekey_all
 
 pytestmark = pytest.mark.lab
 
@@ -51,7 +53,20 @@ def test_a_packet_before_ipsec_is_up_is_seen_in_clear(make_lab: Callable[..., La
     assert f"{lab.mobile.address} > {lab.correspondent.address} ICMP" in str(clear[0])
 
 
-def test_a_clear_packet_inside_bare_ip_in_ip_is_seen(make_lab: Callable[..., Lab], family: Family) -> None:
+def test_a_capture_of_what_is_unprotected_leaves_out_esp_and_nothing_else(lab: Lab) -> None:
+    capture = lab.start_capture(UNPROTECTED)
+    ping(lab)
+    rekey_all(lab.mobile)
+    capture.stop()
+
+    assert capture.counts()[Kind.IKE]
+    assert not capture.counts()[Kind.ESP]
+
+
+@pytest.mark.parametrize("captured", ["", UNPROTECTED], ids=["all", "unprotected"])
+def test_a_clear_packet_inside_bare_ip_in_ip_is_seen(
+    make_lab: Callable[..., Lab], family: Family, captured: str
+) -> None:
     """Outer header from net-b to the correspondent, inner from net-a: what a carrier carries, without ESP."""
     lab = make_lab(family=family)
     lab.mobile.add_address("net-b")
@@ -65,8 +80,9 @@ def test_a_clear_packet_inside_bare_ip_in_ip_is_seen(make_lab: Callable[..., Lab
     )
     lab.mobile.ip(f"-{family.value} rule add from {inner} lookup 77")
 
-    with lab.capturing() as capture:
-        lab.mobile.run(["ping", "-c", "1", "-W", "1", "-I", str(inner), str(peer)], check=False)
+    capture = lab.start_capture(captured)
+    lab.mobile.run(["ping", "-c", "1", "-W", "1", "-I", str(inner), str(peer)], check=False)
+    capture.stop()
 
     inside = [seen for seen in capture.clear_packets() if seen.kind is Kind.CLEAR_IN_IPIP]
     assert inside
