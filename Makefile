@@ -1,5 +1,6 @@
 # make test    everything: what is needed gets installed (Debian, Ubuntu; as root), then lint, unit, kernel, lab
 # make demo    two hosts, a connection, a move
+# make bench   what a move costs, against MOBIKE and against doing nothing; BENCH_ARGS='--repetitions 1' (half an hour)
 # make fuzz    the unit tests with a hundred times as much generated input
 # make lint | unit | kernel | lab        one part of it; LAB_ARGS='-k soft' goes to pytest
 # make clean   removes what these made
@@ -12,6 +13,7 @@ PYTHON ?= python3
 # Guest kernels at the same time; each has one CPU.
 GUESTS ?= $(shell n=$$(nproc); echo $$((n < 2 ? n : 2)))
 LAB_ARGS ?=
+BENCH_ARGS ?=
 RESULTS := .test-results
 
 python := .venv/bin/python
@@ -20,7 +22,7 @@ installed := .venv/.stamp-installed
 
 export PYTHONPATH := $(CURDIR)/tests:$(CURDIR)/controller
 
-.PHONY: test lint unit kernel lab fuzz demo packages totals clean
+.PHONY: test lint unit kernel lab fuzz demo bench packages totals clean
 
 test: lint unit kernel lab totals
 
@@ -58,6 +60,9 @@ fuzz: $(installed)
 
 demo: $(installed) | packages
 	@$(python) -m lab.guest --exec $(CURDIR)/$(python) -m lab.demo
+
+bench: $(installed) | packages
+	@$(CURDIR)/$(python) -m bench --results $(RESULTS) $(BENCH_ARGS)
 
 clean:
 	rm -rf .venv .stamp-* $(RESULTS) .hypothesis .pytest_cache .mypy_cache .ruff_cache
