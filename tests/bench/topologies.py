@@ -110,7 +110,7 @@ class Stage:
 
 
 def shown_at(shown: str, address: str, *, deleted: bool) -> float:
-    """When `ip -ts monitor address` showed that an address came or went; seconds since the epoch. Raises CommandError."""
+    """When `ip -ts monitor address` showed an address come or go; seconds since the epoch. Raises CommandError."""
     for line in shown.splitlines():
         if f"inet {address}/" in line and ("Deleted" in line) is deleted:
             return _since_epoch(line[1 : line.index("]")])
