@@ -37,7 +37,7 @@ class Run:
     zygote: Zygote
     results: Results
     directory: Path | None = None
-    """Where results are written after each measure; None: nowhere."""
+    """Where results are written after each sample; None: nowhere."""
     entrants: list[Contender] = field(default_factory=list)
 
     @property
@@ -58,22 +58,20 @@ class Run:
         }
         for name in self.settings.measures:
             measures[name]()
-            if self.directory is not None:
-                write(self.results, self.directory)
 
     def silence(self) -> None:
         """Repetitions go round the contenders, so that a slow minute of the machine meets them all."""
         settings = self.settings
-        for rtt, move, repetition in product(settings.rtts_ms, settings.moves, range(1, settings.repetitions + 1)):
+        for repetition, rtt, move in product(range(1, settings.repetitions + 1), settings.rtts_ms, settings.moves):
             for entrant in self.entrants:
                 what = f"{entrant.name}, {move} move, {rtt} ms, repetition {repetition}"
                 measure = partial(measure_move, entrant, rtt, move, settings, self.zygote)
-                self.results.moves += self._samples(what, measure)
+                self._sample(what, measure, self.results.moves)
 
     def clear(self) -> None:
         for move, entrant in product(self.settings.moves, self.entrants):
             measure = partial(measure_clear, entrant, self.far, move, self.settings, self.zygote)
-            self.results.clear += self._samples(f"{entrant.name}, {move} move, in clear", measure)
+            self._sample(f"{entrant.name}, {move} move, in clear", measure, self.results.clear)
 
     def sockets(self) -> None:
         for count in self.settings.counts:
@@ -84,26 +82,26 @@ class Run:
                 continue
             for entrant in self.entrants:
                 measure = partial(measure_sockets, entrant, count, self.far, self.settings, self.zygote)
-                self.results.sockets += self._samples(f"{entrant.name}, {count} connections", measure)
+                self._sample(f"{entrant.name}, {count} connections", measure, self.results.sockets)
 
     def throughput(self) -> None:
         for rtt, entrant in product(self.settings.rtts_ms, self.entrants):
             measure = partial(measure_throughput, entrant, rtt, self.settings, self.zygote)
-            for both in self._samples(f"{entrant.name}, throughput, {rtt} ms", measure):
-                self.results.throughput += both
+            self._sample(f"{entrant.name}, throughput, {rtt} ms", measure, self.results.throughput)
 
-    def _samples(self, what: str, measure: Callable[[], T]) -> list[T]:
-        """One sample, or none: one that fails is a result as well, and the others are measured all the same."""
+    def _sample(self, what: str, measure: Callable[[], T], into: list[T]) -> None:
+        """One sample more. One that fails is a result as well, and the others are measured all the same."""
         began = time.monotonic()
         try:
-            sample = measure()
+            into.append(measure())
         except (AssertionError, OSError, ExceptionGroup) as error:
             first = str(error).splitlines()
             self.results.failed.append(f"{what}: {first[0] if first else type(error).__name__}")
             say(f"  FAILED {what}: {error}")
-            return []
-        say(f"  {what} ({time.monotonic() - began:.0f} s)")
-        return [sample]
+        else:
+            say(f"  {what} ({time.monotonic() - began:.0f} s)")
+        if self.directory is not None:
+            write(self.results, self.directory)
 
 
 def available_memory() -> int:

@@ -238,17 +238,18 @@ def slope_table(samples: Sequence[SocketsSample]) -> Table:
 
 def throughput_table(samples: Sequence[ThroughputSample], rtt: int) -> Table:
     """After the move against plain transport mode before it."""
-    plain = {s.direction: median(s.before) for s in samples if s.contender == PLAIN}
+    plain = {way: median(rates) for s in samples if s.contender == PLAIN for way, rates in s.before.items()}
     rows = tuple(
         (
             sample.contender,
-            sample.direction,
-            number(median(sample.before) / 1e6),
-            number(median(sample.after) / 1e6),
-            times(ratio(median(sample.after), median(sample.before))),
-            times(ratio(median(sample.after), plain.get(sample.direction))),
+            way,
+            number(median(sample.before[way]) / 1e6),
+            number(median(sample.after[way]) / 1e6),
+            times(ratio(median(sample.after[way]), median(sample.before[way]))),
+            times(ratio(median(sample.after[way]), plain.get(way))),
         )
         for sample in samples
+        for way in sample.before
     )
     note = "MB/s of one connection, median of three windows; plain transport after the move: a new connection."
     columns = ("contender", "direction", "before", "after", "after / before", "after / plain before")

@@ -78,9 +78,9 @@ class ThroughputSample:
 
     contender: str
     rtt_ms: int
-    direction: str
-    before: tuple[float, ...]
-    after: tuple[float, ...]
+    before: Mapping[str, tuple[float, ...]]
+    """By direction, "up" and "down": one figure for each window."""
+    after: Mapping[str, tuple[float, ...]]
 
 
 @dataclass(frozen=True, slots=True)

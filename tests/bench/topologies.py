@@ -14,7 +14,6 @@ from bench.settings import Settings
 from lab.addressing import Family
 from lab.capture import Capture
 from lab.host import Host
-from lab.namespace import CommandError
 from lab.topology import Lab
 from lab.waiting import wait_for
 from lab.zygote import Zygote
@@ -65,15 +64,21 @@ class Stage:
         settings = self.settings
         old, new = (str(self.mobile.address_in(network)) for network in ACCESS)
         # When the kernel did it: the commands that ask for it take long under emulation.
-        monitor = self.mobile.popen(["ip", "-ts", "-4", "monitor", "address"])
+        path = self.lab.directory / "addresses"
+        with path.open("w", encoding="utf-8") as output:
+            monitor = self.mobile.popen(["ip", "-ts", "-4", "monitor", "address"], stdout=output.fileno())
         time.sleep(MONITOR_START)
         if kind == "soft":
             self.mobile.move_to(ACCESS[1], soft=True, overlap=settings.overlap)
         else:
             self.mobile.move_to(ACCESS[1], gap=settings.gap if kind == "hard" else 0.0)
+        moved = wait_for(
+            lambda: _seen(path.read_text(encoding="utf-8"), old, new),
+            LIMIT,
+            f"{self.mobile.name} is seen to go from {old} to {new}",
+        )
+        assert moved is not None
         monitor.terminate()
-        shown = monitor.communicate()[0]
-        moved = Moved(_monotonic(shown_at(shown, old, deleted=True)), _monotonic(shown_at(shown, new, deleted=False)))
         self.arrived = moved.arrived
         return moved
 
@@ -109,12 +114,17 @@ class Stage:
         return capture
 
 
-def shown_at(shown: str, address: str, *, deleted: bool) -> float:
-    """When `ip -ts monitor address` showed an address come or go; seconds since the epoch. Raises CommandError."""
-    for line in shown.splitlines():
-        if f"inet {address}/" in line and ("Deleted" in line) is deleted:
+def _seen(shown: str, old: str, new: str) -> Moved | None:
+    departed, arrived = shown_at(shown, old, deleted=True), shown_at(shown, new, deleted=False)
+    return Moved(_monotonic(departed), _monotonic(arrived)) if departed is not None and arrived is not None else None
+
+
+def shown_at(shown: str, address: str, *, deleted: bool) -> float | None:
+    """When `ip -ts monitor address` showed an address come or go, in seconds since the epoch; None: not yet."""
+    for line in shown.splitlines(keepends=True):
+        if line.endswith("\n") and f"inet {address}/" in line and ("Deleted" in line) is deleted:
             return _since_epoch(line[1 : line.index("]")])
-    raise CommandError(f"{address} has not {'gone' if deleted else 'come'}:\n{shown}")
+    return None
 
 
 def _monotonic(since_epoch: float) -> float:

@@ -60,7 +60,7 @@ def start_flow(on: Stage, direction: str) -> Flow:
     return Flow(client, server) if direction == "up" else Flow(server, client)
 
 
-def measure_throughput(contender: Contender, rtt_ms: int, settings: Settings, zygote: Zygote) -> list[ThroughputSample]:
+def measure_throughput(contender: Contender, rtt_ms: int, settings: Settings, zygote: Zygote) -> ThroughputSample:
     """A soft move between two measurements on the same connections, or on new ones where the application reconnects."""
     with stage(contender, rtt_ms, settings, zygote) as on:
         flows = {direction: start_flow(on, direction) for direction in DIRECTIONS}
@@ -70,7 +70,4 @@ def measure_throughput(contender: Contender, rtt_ms: int, settings: Settings, zy
         if contender.application.patience:
             flows = {direction: start_flow(on, direction) for direction in DIRECTIONS}
         after = {direction: flow.rates(settings.window) for direction, flow in flows.items()}
-    return [
-        ThroughputSample(contender.name, rtt_ms, direction, before[direction], after[direction])
-        for direction in DIRECTIONS
-    ]
+    return ThroughputSample(contender.name, rtt_ms, before, after)
