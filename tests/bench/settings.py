@@ -25,6 +25,8 @@ class Settings:
     """Without any address, in a hard move."""
     overlap: float = 1.0
     """With both addresses, in a soft move."""
+    steady: float = 1.0
+    """Before a measurement, of what it is compared with, and after everything has settled."""
     window: float = 1.0
     """Of one throughput figure."""
 

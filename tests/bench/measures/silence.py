@@ -11,12 +11,6 @@ from bench.topologies import Stage, stage
 from lab.traffic import Program, UdpStream
 from lab.zygote import Zygote
 
-START = 1.0
-"""Seconds after the start of the programs that count for nothing: a program's start is work for the CPU."""
-BEFORE = 1.0
-AFTER = 1.5
-"""Seconds of traffic after everything has settled."""
-
 
 @dataclass(slots=True)
 class Ticks:
@@ -58,13 +52,13 @@ def measure_move(contender: Contender, rtt_ms: int, move: str, settings: Setting
     """One move under both applications at once."""
     with stage(contender, rtt_ms, settings, zygote) as on:
         ticks, udp = start_ticks(on), start_udp(on)
-        time.sleep(START)
+        time.sleep(settings.steady)  # a program's start is work for the CPU
         ticks.ask("mark")
-        time.sleep(BEFORE)
+        time.sleep(settings.steady)
         floor = max(end["longest_silence"] for end in ticks.ask("mark"))
         moved = on.move(move)
         settled = on.settled()
-        time.sleep(AFTER)
+        time.sleep(settings.steady)
         tcp_up, tcp_down, reconnects = ticks.stop()
         packets = udp.stop()
         steps, peer_steps = on.steps()
@@ -96,10 +90,10 @@ def measure_clear(contender: Contender, rtt_ms: int, move: str, settings: Settin
     with stage(contender, rtt_ms, settings, zygote) as on:
         capture = on.capture()
         ticks, udp = start_ticks(on), start_udp(on)
-        time.sleep(START)
+        time.sleep(settings.steady)
         on.move(move)
         on.settled()
-        time.sleep(AFTER)
+        time.sleep(settings.steady)
         ticks.stop()
         udp.stop()
         capture.stop()

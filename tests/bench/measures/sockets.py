@@ -3,7 +3,7 @@
 import time
 
 from bench.contenders import Contender
-from bench.measures.silence import START, start_ticks
+from bench.measures.silence import start_ticks
 from bench.results import SocketsSample
 from bench.settings import Settings
 from bench.topologies import Stage, stage
@@ -22,7 +22,7 @@ def measure_sockets(contender: Contender, count: int, rtt_ms: int, settings: Set
         client = Program(on.mobile, "many", "connect", on.correspondent.address, port, count, patience)
         opened = int(client.answer(LIMIT)["open"])
         ticks = start_ticks(on)
-        time.sleep(START)
+        time.sleep(settings.steady)
         ticks.ask("mark")
         moved = on.move("at once")
         client.tell("use")

@@ -14,10 +14,7 @@ from lab.traffic import Program
 from lab.zygote import Zygote
 
 DIRECTIONS = ("up", "down")
-WARM_UP = 1.0
-"""Seconds until the congestion window has opened."""
 WINDOWS = 3
-DRAIN = 1.0
 
 
 @dataclass(slots=True)
@@ -26,6 +23,7 @@ class Flow:
 
     sender: Program
     receiver: Program
+    settings: Settings
 
     def _count(self) -> tuple[int, float]:
         self.receiver.tell("count")
@@ -37,15 +35,15 @@ class Flow:
         self.sender.tell("go")
         yield
         self.sender.tell("pause")
-        time.sleep(DRAIN)  # what is in the queues must not disturb what is measured next
+        time.sleep(self.settings.steady)  # what is in the queues must not disturb what is measured next
 
-    def rates(self, window: float) -> tuple[float, ...]:
+    def rates(self) -> tuple[float, ...]:
         """Bytes per second in each window, by the receiver's clock."""
         with self.running():
-            time.sleep(WARM_UP)
+            time.sleep(self.settings.steady)  # until the congestion window has opened
             marks = [self._count()]
             for _ in range(WINDOWS):
-                time.sleep(window)
+                time.sleep(self.settings.window)
                 marks.append(self._count())
         pairs = itertools.pairwise(marks)
         return tuple((later[0] - earlier[0]) / (later[1] - earlier[1]) for earlier, later in pairs)
@@ -57,17 +55,18 @@ def start_flow(on: Stage, direction: str) -> Flow:
     port = server.answer()["port"]
     client = Program(on.mobile, "flow", "connect", on.correspondent.address, port, direction)
     client.answer()
-    return Flow(client, server) if direction == "up" else Flow(server, client)
+    sender, receiver = (client, server) if direction == "up" else (server, client)
+    return Flow(sender, receiver, on.settings)
 
 
 def measure_throughput(contender: Contender, rtt_ms: int, settings: Settings, zygote: Zygote) -> ThroughputSample:
     """A soft move between two measurements on the same connections, or on new ones where the application reconnects."""
     with stage(contender, rtt_ms, settings, zygote) as on:
         flows = {direction: start_flow(on, direction) for direction in DIRECTIONS}
-        before = {direction: flow.rates(settings.window) for direction, flow in flows.items()}
+        before = {direction: flow.rates() for direction, flow in flows.items()}
         on.move("soft")
         on.settled()
         if contender.application.patience:
             flows = {direction: start_flow(on, direction) for direction in DIRECTIONS}
-        after = {direction: flow.rates(settings.window) for direction, flow in flows.items()}
+        after = {direction: flow.rates() for direction, flow in flows.items()}
     return ThroughputSample(contender.name, rtt_ms, before, after)
