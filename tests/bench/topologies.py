@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 
 from bench.contenders import FILTERS, VIRTUAL_ADDRESS, Contender, Kind, establish
 from bench.settings import Settings
@@ -22,8 +23,8 @@ ACCESS = ("net-a", "net-b")
 """Where the mobile host is before and after; both have the same delay."""
 LOG_FORMAT = "%H:%M:%S.%f"
 DAY = 86400.0
-MONITOR_START = 0.3
-"""Seconds until `ip monitor` listens; it does not say when."""
+MARKER = "127.53.53.53"
+"""An address of the loopback that comes and goes until `ip monitor` shows it: it does not say when it listens."""
 LIMIT = 90.0
 """Seconds that a move may take at most."""
 
@@ -63,11 +64,7 @@ class Stage:
         """Change networks: "soft", "hard" (with a gap) or "at once"."""
         settings = self.settings
         old, new = (str(self.mobile.address_in(network)) for network in ACCESS)
-        # When the kernel did it: the commands that ask for it take long under emulation.
-        path = self.lab.directory / "addresses"
-        with path.open("w", encoding="utf-8") as output:
-            monitor = self.mobile.popen(["ip", "-ts", "-4", "monitor", "address"], stdout=output.fileno())
-        time.sleep(MONITOR_START)
+        path = self._monitor()
         if kind == "soft":
             self.mobile.move_to(ACCESS[1], soft=True, overlap=settings.overlap)
         else:
@@ -78,9 +75,21 @@ class Stage:
             f"{self.mobile.name} is seen to go from {old} to {new}",
         )
         assert moved is not None
-        monitor.terminate()
         self.arrived = moved.arrived
         return moved
+
+    def _monitor(self) -> Path:
+        """The kernel's own word on when addresses change; the commands that ask for it take long under emulation."""
+        path = self.lab.directory / "addresses"
+        with path.open("w", encoding="utf-8") as output:
+            self.mobile.popen(["ip", "-ts", "-4", "monitor", "address"], stdout=output.fileno())
+
+        def listens() -> bool:
+            self.mobile.ip(*(f"addr {action} {MARKER}/32 dev lo" for action in ("add", "del")))
+            return MARKER in path.read_text(encoding="utf-8")
+
+        wait_for(listens, LIMIT, f"`ip monitor` in {self.mobile.name} shows an address")
+        return path
 
     def settled(self) -> float:
         """Wait until all that the contender moves stands at the new address. Seconds from its arrival until then."""
