@@ -1,6 +1,7 @@
 # make test    everything: what is needed gets installed (Debian, Ubuntu; as root), then lint, unit, kernel, lab
 # make demo    two hosts, a connection, a move
 # make programs-full    the lab's file transfers with packaged programs, 500 MB each
+# make bench   what a move costs, against MOBIKE and against doing nothing; BENCH_ARGS='--repetitions 1' (half an hour)
 # make fuzz    the unit tests with a hundred times as much generated input
 # make lint | unit | kernel | lab        one part of it; LAB_ARGS='-k soft' goes to pytest
 # make clean   removes what these made
@@ -13,6 +14,7 @@ PYTHON ?= python3
 # Guest kernels at the same time; each has one CPU.
 GUESTS ?= $(shell n=$$(nproc); echo $$((n < 2 ? n : 2)))
 LAB_ARGS ?=
+BENCH_ARGS ?=
 RESULTS := .test-results
 
 python := .venv/bin/python
@@ -21,7 +23,7 @@ installed := .venv/.stamp-installed
 
 export PYTHONPATH := $(CURDIR)/tests:$(CURDIR)/controller
 
-.PHONY: test lint unit kernel lab fuzz demo programs-full packages totals clean
+.PHONY: test lint unit kernel lab fuzz demo bench programs-full packages totals clean
 
 test: lint unit kernel lab totals
 
@@ -63,6 +65,9 @@ demo: $(installed) | packages
 # A file of that size and its copy are held in a guest's memory.
 programs-full: $(installed) | packages
 	SWANROAM_TRANSFER_MB=500 tests/run-lab --memory 4000M --timeout 1500 -s tests/scenarios/test_real_transfers.py
+
+bench: $(installed) | packages
+	@$(CURDIR)/$(python) -m bench --results $(RESULTS) $(BENCH_ARGS)
 
 clean:
 	rm -rf .venv .stamp-* $(RESULTS) .hypothesis .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,1 @@
+"""One module per question; each function makes one sample on a stage of its own and returns it."""
