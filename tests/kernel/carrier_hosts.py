@@ -234,6 +234,24 @@ class Hosts:
         self.mobile.ip(*lines["mobile"])
         self.correspondent.ip(*lines["correspondent"])
 
+    def give_away(self, network: str) -> Namespace:
+        """Another host that has the mobile host's addresses in a network, somewhere else behind the router."""
+        other = self._namespace("other")
+        other.sysctl(net__ipv6__conf__all__accept_dad=0, net__ipv6__conf__default__accept_dad=0)
+        owned, gateways = [address(version, network) for version in (4, 6)], ("10.9.9.1", "2001:db8:9::1")
+        other.ip(
+            f"link add net-o type veth peer name net-o netns {self.router.holder_pid}",
+            "link set net-o up",
+            *(f"addr add {own}/{own.max_prefixlen} dev net-o{' nodad' if own.version == 6 else ''}" for own in owned),
+            *(f"route add default via {gateway} dev net-o onlink" for gateway in gateways),
+        )
+        self.router.ip(
+            "link set net-o up",
+            *(f"addr add {gateway} dev net-o{' nodad' if ':' in gateway else ''}" for gateway in gateways),
+            *(f"route add {own} dev net-o" for own in owned),
+        )
+        return other
+
     def witness(self) -> AbstractContextManager[Witness]:
         """Sees every packet that the router sends while the block runs."""
         return witness(self.router)
@@ -281,13 +299,14 @@ def carry(
     outer: tuple[IPAddress, IPAddress],
     *,
     held: tuple[IPAddress, ...] = (),
+    narrowed: tuple[IPAddress, ...] = (),
 ) -> None:
     """The host's whole carrier state: these pairs travel between `outer`, and come in as well."""
     carriers = [
         Carrier(local=local, remote=remote, outer_local=outer[0], outer_remote=outer[1]) for local, remote in pairs
     ]
     admitted = [Admitted(remote, local) for local, remote in pairs]
-    on(host, lambda netlink: CarrierPlane(netlink).apply(held, carriers, admitted))
+    on(host, lambda netlink: CarrierPlane(netlink).apply(held, carriers, admitted, narrowed))
 
 
 def xfrm_counter(host: Namespace, name: str) -> int:

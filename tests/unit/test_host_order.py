@@ -90,7 +90,7 @@ class Plane:
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
 
-    async def apply(self, held: object, carriers: object, admitted: Collection[Admitted]) -> Changes:
+    async def apply(self, held: object, carriers: object, admitted: Collection[Admitted], narrowed: object) -> Changes:
         self._kernel.admitting.append(frozenset(self._kernel.present.values()))
         self._kernel.admitted = frozenset(admitted)
         return Changes()

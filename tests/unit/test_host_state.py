@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,7 +16,7 @@ from unit.driver import A, B, C, D, P, Q
 def test_hosts_that_never_moved_need_guards_and_nothing_else():
     pair = Pair(A, P)
     assert host_state(Binding(A), Binding(P), peer_proven=P, holds=True) == HostState(
-        held=frozenset({A}), admitted=frozenset({pair}), guarded=frozenset({pair})
+        held=frozenset({A}), reachable=frozenset({A}), admitted=frozenset({pair}), guarded=frozenset({pair})
     )
 
 
@@ -23,6 +25,19 @@ def test_mobile_host_carries_the_old_pair_from_the_new_address():
     assert state.held == {A, B}
     assert state.carried == {Carried(Pair(A, P), Pair(B, P), control_only=False)}
     assert state.admitted == state.guarded == state.bypassed == {Pair(A, P), Pair(B, P)}
+
+
+def test_an_address_that_another_host_may_have_is_held_and_carried_but_not_reachable():
+    before = host_state(Binding(B, (A,)), Binding(P), peer_proven=P, holds=True)
+    state = host_state(Binding(B, (A,)), Binding(P), peer_proven=P, holds=True, vacated=[A])
+    assert before.reachable == {A, B}
+    assert state == replace(before, reachable=frozenset({B}))
+
+
+def test_an_address_is_reachable_as_long_as_one_peer_needs_it_so():
+    vacated = host_state(Binding(B, (A,)), Binding(P), peer_proven=P, holds=True, vacated=[A])
+    needed = host_state(Binding(A), Binding(Q), peer_proven=Q, holds=True)
+    assert (vacated | needed).reachable == {A, B}
 
 
 def test_correspondent_host_carries_the_old_pair_to_the_new_address():

@@ -20,11 +20,13 @@ from swanroam.protocol.events import (
     FiltersReleased,
     ReadUsage,
     ReleaseFilters,
+    TimerExpired,
     UsageRead,
 )
 from swanroam.protocol.filters import FILTERS_PATIENCE
 from swanroam.protocol.handover import Result, Step
 from swanroam.protocol.host_state import Carried, HostState, Pair
+from swanroam.protocol.leader import PATIENCE
 from swanroam.protocol.messages import (
     MAX_DEPRECATED,
     MAX_SEQUENCE,
@@ -35,9 +37,12 @@ from swanroam.protocol.messages import (
     Message,
     PathResponse,
     Stage,
+    Transport,
     Verdict,
 )
 from swanroam.protocol.release import READ_LATE, RELEASE_RETRY
+from swanroam.protocol.transfer import FindSockets, Key, SocketsFound
+from swanroam.protocol.transfers import SETTLING
 from unit.driver import (
     SETTINGS,
     A,
@@ -180,7 +185,7 @@ def test_whole_move():
     announcement = only(sent(actions, AddressChange))
     assert (announcement.sequence, announcement.current, announcement.deprecated) == (3, B, ())
     assert mobile.applied == HostState(
-        held=frozenset({B}), guarded=frozenset({Pair(B, P)}), admitted=frozenset({Pair(B, P)})
+        held=frozenset({B}), reachable=frozenset({B}), guarded=frozenset({Pair(B, P)}), admitted=frozenset({Pair(B, P)})
     )
     # mobile  <--  ACKNOWLEDGMENT accepted
     finished = only(reports(mobile.receive(answer(announcement)), Fact.HANDOVER_FINISHED)).handover
@@ -653,6 +658,46 @@ def test_sockets_keep_an_old_address_as_long_as_they_live():
     assert mobile.machine.mobile.waiting == {A: 2}
     assert found(mobile.count({}, 5), ReleaseFilters)
     assert mobile.machine.mobile.waiting == {}
+
+
+def test_address_is_vacated_when_its_sockets_have_moved_or_cannot():
+    mobile = registered()
+    announcement = only(sent(mobile.addresses(B), AddressChange))
+    mobile.receive(answer(announcement, challenge=CHALLENGE))
+    mobile.receive(answer(announcement))
+    mobile.feed(FiltersEstablished(Pair(B, P)))
+    assert mobile.applied.reachable == {A, B}, "nobody has looked for sockets yet"
+    mobile.associate(Pair(A, P), Pair(B, P))
+    assert mobile.applied.held == {A, B}
+    assert mobile.applied.reachable == {B}
+    mobile.addresses(A)
+    assert A in mobile.applied.reachable, "this host is back there"
+
+
+def test_address_whose_sockets_are_not_to_move_is_vacated_after_the_grace_period():
+    mobile = registered(replace(SETTINGS, transport=False))
+    accepted(mobile, mobile.addresses(B))
+    mobile.associate(Pair(A, P), Pair(B, P))
+    mobile.count({A: 1}, 9.9)
+    assert mobile.applied.reachable == {A, B}
+    mobile.count({A: 1}, 0.2)
+    assert mobile.applied.held == {A, B}
+    assert mobile.applied.reachable == {B}
+
+
+def test_address_is_not_vacant_while_a_socket_may_have_to_go_back_there():
+    mobile = moved()
+    assert mobile.applied.reachable == {B}
+    searches: list[FindSockets] = []
+    while not searches:  # the next round
+        mobile.now = mobile.machine.deadline() or 0.0
+        searches = found(mobile.machine.feed(TimerExpired(), mobile.now), FindSockets)
+    mobile.feed(SocketsFound(searches[0].old, searches[0].new, (Key(Transport.TCP, 40000, 80),), ()))
+    assert mobile.applied.reachable == {A, B}
+    mobile.count({A: 1}, PATIENCE + SETTLING - 0.1)
+    assert mobile.applied.reachable == {A, B}
+    mobile.count({A: 1}, 0.2)
+    assert mobile.applied.reachable == {B}
 
 
 def test_socket_that_came_while_the_filters_went_keeps_the_guard():

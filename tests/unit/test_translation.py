@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import IPv6Network, ip_address
 
 from swanroam.daemon.translation import ANY_TRAFFIC, ProtectedTraffic, kernel_state
@@ -23,6 +24,7 @@ def moving(peer: object = PEER) -> HostState:
     both = frozenset({old, new})
     return HostState(
         held=frozenset({OLD, NEW}),
+        reachable=frozenset({OLD, NEW}),
         carried=frozenset({Carried(old, new, control_only=False)}),
         admitted=both,
         guarded=both,
@@ -35,6 +37,15 @@ def test_without_peers_only_the_inner_prefix_is_guarded() -> None:
 
     assert state.policies == set(prefix_guard(PREFIX))
     assert not state.held | state.carriers | state.admitted
+
+
+def test_what_is_held_and_not_reachable_is_narrowed() -> None:
+    assert not kernel_state([(moving(), ANY_TRAFFIC)], PREFIX, CLEAR_MARK).narrowed
+
+    state = kernel_state([(replace(moving(), reachable=frozenset({NEW})), ANY_TRAFFIC)], PREFIX, CLEAR_MARK)
+
+    assert state.narrowed == {OLD}
+    assert state.held == {OLD, NEW}
 
 
 def test_a_carried_pair_is_a_carrier_and_an_admitted_pair_is_seen_from_outside() -> None:

@@ -163,6 +163,7 @@ class End:
                 for key in keys:
                     self.sockets[key].locked.clear()
             case MoveDatagramSockets():
+                self._needs_the_old_address()
                 self.datagram_moves += 1
         return None
 
@@ -183,6 +184,7 @@ class End:
         kept += [Kept(key, Obstacle.NOT_FOUND) for key in keys if key not in hindered and self.sockets[key].pair != old]
         hindered = {entry.key for entry in kept}
         stopped = [key for key in keys if key not in hindered]
+        self._needs_the_old_address()
         for key in stopped:
             self.sockets[key].stopped_since = self.world.now
             self.sockets[key].locked = {old, new}
@@ -194,6 +196,7 @@ class End:
 
     def _rebuild(self, transfer: int, numbers: dict[Key, int]) -> tuple[tuple[tuple[Key, int], ...], tuple[Kept, ...]]:
         moved, kept = [], []
+        self._needs_the_old_address()
         for key in list(self.held.get(transfer, ())):
             socket = self.sockets[key]
             if key not in numbers or socket.obstacle is Obstacle.BOUND:
@@ -211,6 +214,7 @@ class End:
 
     def _let_go(self, order: LetGo) -> SocketsLetGo:
         back = dict(order.back)
+        self._needs_the_old_address()
         for key in back:
             socket = self.sockets.get(key)
             if socket is not None and socket.pair == order.new:
@@ -227,10 +231,14 @@ class End:
         keys = self.held.pop(transfer, None)
         if keys is None:
             return
+        self._needs_the_old_address()
         for key in keys:
             self._free(key, doubtful=True)
         if tell:
             self.feed(TransferExpired(transfer), self.runs)
+
+    def _needs_the_old_address(self) -> None:
+        assert not self.transfers.settled(self.world.now), "a socket could not be put back on its old address"
 
     def _free(self, key: Key, *, doubtful: bool) -> None:
         socket = self.sockets[key]

@@ -131,7 +131,7 @@ class LocalHost:
             before = _clear((await self._plane.find()).admitted) if self._clear is None else self._clear
             same_carrier, self._clear = clear == before, None
             guarded = await self._guard(wanted, same_carrier=same_carrier)
-            changes = await self._plane.apply(wanted.held, wanted.carriers, wanted.admitted)
+            changes = await self._plane.apply(wanted.held, wanted.carriers, wanted.admitted, wanted.narrowed)
             settled = await self._settle(wanted)
             self._clear = clear
         except (XfrmError, RouteSocketError) as error:

@@ -42,6 +42,8 @@ class KernelState:
     """The union over all peers, in the kernel modules' own words."""
 
     held: frozenset[IPAddress]
+    narrowed: frozenset[IPAddress]
+    """Held addresses that are local for what comes out of the carrier alone."""
     carriers: frozenset[Carrier]
     admitted: frozenset[Admitted]
     policies: frozenset[Policy]
@@ -88,6 +90,7 @@ def kernel_state(
     }
     return KernelState(
         held=union.held,
+        narrowed=union.held - union.reachable,
         carriers=frozenset(
             Carrier(
                 local=entry.inner.local,

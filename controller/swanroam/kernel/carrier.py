@@ -13,7 +13,7 @@ Five more things make it whole:
   kernel from choosing it as source where the outgoing interface has no address of its own (inet_select_addr), and
   charon from announcing it to its peers; charon still accepts it as the source of the IKE_SA that it has. An IPv6
   address is held as it is: the kernel prefers addresses of the outgoing interface (RFC 6724 §5 rule 5), and
-  deprecating it would make charon leave it.
+  deprecating it would make charon leave it. For whom it is local is told by `swanroam.kernel.local_routes`.
 - An `unreachable` default route closes each table: a packet that a rule has sent there never falls through to the main
   table, also when the device disappears with its routes.
 - Two tables. Before a peer's new address is proven, its control datagrams go there and its data does not, so one
@@ -35,7 +35,7 @@ Found again by: the names of the devices, everything on them, and protocol numbe
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from socket import AF_INET, AddressFamily
@@ -52,82 +52,28 @@ from swanroam.kernel.carrier_routes import (
     ClosingRoute,
     HeldAddress,
     KernelObject,
+    Removable,
     Rule,
     TunnelRoute,
     find_addresses,
     find_routes,
     find_rules,
 )
+from swanroam.kernel.carrier_settings import Carrier, CarrierSettings, check
 from swanroam.kernel.ingress import Admitted, Ingress
+from swanroam.kernel.local_routes import (
+    LOCAL_TABLE,
+    LOOPBACK,
+    ArrivalRule,
+    AutomaticRoute,
+    LocalRoute,
+    find_arrival_rules,
+    find_automatic_routes,
+    find_local_routes,
+)
 from swanroam.kernel.rtnetlink import IPAddress, RouteSocket, family_of
 
-__all__ = ["Admitted", "Carrier", "CarrierPlane", "CarrierSettings", "Changes", "FoundCarriers"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Carrier:
-    """Packets `local` -> `remote` travel in IP-in-IP `outer_local` -> `outer_remote`.
-
-    `control_only`: only those with the control mark; others go where the routing tables send them.
-    """
-
-    local: IPAddress
-    remote: IPAddress
-    outer_local: IPAddress
-    outer_remote: IPAddress
-    control_only: bool = False
-
-    def __post_init__(self) -> None:
-        if len({a.version for a in (self.local, self.remote, self.outer_local, self.outer_remote)}) != 1:
-            raise ValueError(
-                f"{self}: inner and outer addresses must be of one family; a host that changes between IPv4 and IPv6 "
-                "needs the address of the other family from the beginning"
-            )
-
-    def __str__(self) -> str:
-        which = " (control only)" if self.control_only else ""
-        return f"carrier {self.local} -> {self.remote} in {self.outer_local} -> {self.outer_remote}{which}"
-
-
-@dataclass(frozen=True, slots=True)
-class CarrierSettings:
-    """Numbers that other software on the host must not use.
-
-    Tables `table` and `table` + 1, rule priorities from `rule_priority` to `rule_priority` + 2 (before charon's 220);
-    `control_mark` is the skb mark of control datagrams and of their CHILD_SA's ESP packets.
-    """
-
-    table: int = 5353
-    rule_priority: int = 150
-    control_mark: int = 0x5353
-
-    @property
-    def admitted_mark(self) -> int:
-        """skb mark of packets that came out of the carrier and were admitted."""
-        return (self.control_mark + 1) & 0xFFFFFFFF or 1
-
-    @property
-    def clear_mark(self) -> int:
-        """skb mark of packets that came out of the carrier in clear, because the carrier itself was inside ESP."""
-        return (self.control_mark + 2) & 0xFFFFFFFF or 2
-
-    @property
-    def control_table(self) -> int:
-        return self.table + 1
-
-    @property
-    def control_priority(self) -> int:
-        """Asked before `data_priority`: a control datagram must not take the data's way."""
-        return self.rule_priority
-
-    @property
-    def data_priority(self) -> int:
-        return self.rule_priority + 1
-
-    @property
-    def unsourced_priority(self) -> int:
-        """For packets that have no source address yet."""
-        return self.rule_priority + 2
+__all__ = ["Admitted", "Carrier", "CarrierPlane", "CarrierSettings", "Changes", "FoundCarriers", "check"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +119,9 @@ class _Known:
     routes: frozenset[TunnelRoute]
     closings: frozenset[ClosingRoute]
     rules: frozenset[Rule]
+    locals: frozenset[LocalRoute]
+    arrivals: frozenset[ArrivalRule]
+    automatic: frozenset[AutomaticRoute]
     admitted: frozenset[Admitted] | None
     """None: not looked at."""
 
@@ -215,9 +164,11 @@ class CarrierPlane:
         held: Collection[IPAddress],
         carriers: Collection[Carrier],
         admitted: Collection[Admitted],
+        narrowed: Collection[IPAddress] = (),
     ) -> Changes:
         """Make exactly this the state of the kernel; devices are made as needed and stay.
 
+        `narrowed` are those of the held addresses that are local for what comes out of the carrier alone.
         Raises ValueError, before anything is changed, when the carriers contradict each other.
         """
         check(carriers)
@@ -228,6 +179,8 @@ class CarrierPlane:
         if AF_INET in devices and not any(address.version == 4 for address in held):
             outer = {carrier.outer_local for carrier in carriers if carrier.outer_local.version == 4}
             addresses |= {HeldAddress(address, devices[AF_INET].index) for address in outer or {PLACEHOLDER}}
+        local_routes = {self._local_route(address, devices[family_of(address)], narrowed) for address in held}
+        arrivals = {rule for address in narrowed for rule in self._arrivals(address, devices, admitted)}
         routes = {self._route(carrier, devices[family_of(carrier.local)].index) for carrier in carriers}
         rules = {rule for carrier in carriers for rule in self._rules(carrier)}
         closings = {ClosingRoute(rule.family, rule.table) for rule in rules}
@@ -238,6 +191,8 @@ class CarrierPlane:
             added += await self._ingress(device).admit(_of_family(device.family, admitted))
         missing: list[KernelObject] = [
             *sorted(addresses - known.addresses, key=str),
+            *sorted(local_routes - known.locals, key=str),
+            *sorted(arrivals - known.arrivals, key=str),
             *sorted(closings - known.closings, key=str),
             *sorted(routes - known.routes, key=str),
             *sorted(rules - known.rules, key=str),
@@ -247,10 +202,15 @@ class CarrierPlane:
             added.append(str(wanted))
 
         replaced = {route.key for route in routes}
-        superfluous: list[KernelObject] = [
+        automatic = known.automatic | {AutomaticRoute(item.address, item.index) for item in addresses - known.addresses}
+        surplus_automatic = {route for route in automatic if route.address in held}
+        superfluous: list[Removable] = [
+            *sorted(surplus_automatic, key=str),
             *sorted(known.rules - rules, key=str),
             *sorted((route for route in known.routes - routes if route.key not in replaced), key=str),
             *sorted(known.closings - closings, key=str),
+            *sorted(known.arrivals - arrivals, key=str),
+            *sorted(known.locals - local_routes, key=str),
             *sorted(known.addresses - addresses, key=str),
         ]
         removed: list[str] = []
@@ -265,6 +225,9 @@ class CarrierPlane:
             frozenset(routes),
             frozenset(closings),
             frozenset(rules),
+            frozenset(local_routes),
+            frozenset(arrivals),
+            frozenset(automatic - surplus_automatic),
             frozenset(admitted),
         )
         return Changes(tuple(added), tuple(removed))
@@ -274,13 +237,17 @@ class CarrierPlane:
         if self._known is not None and set(families) <= set(self._known.devices):
             return self._known
         devices = await self.arm(families)
+        addresses = await find_addresses(self._netlink, [device.index for device in devices.values()])
         routes, closings = await find_routes(self._netlink)
         return _Known(
             devices,
-            frozenset(await find_addresses(self._netlink, [device.index for device in devices.values()])),
+            frozenset(addresses),
             frozenset(routes),
             frozenset(closings),
             frozenset(await find_rules(self._netlink)),
+            frozenset(await find_local_routes(self._netlink)),
+            frozenset(await find_arrival_rules(self._netlink)),
+            frozenset(await find_automatic_routes(self._netlink, addresses)),
             None,
         )
 
@@ -321,7 +288,8 @@ class CarrierPlane:
         devices = await find_devices(self._netlink)
         routes, closings = await find_routes(self._netlink)
         addresses = await find_addresses(self._netlink, [device.index for device in devices.values()])
-        found: list[KernelObject] = [*await find_rules(self._netlink), *routes, *closings, *addresses]
+        found: list[Removable] = [*await find_rules(self._netlink), *routes, *closings]
+        found += [*await find_arrival_rules(self._netlink), *await find_local_routes(self._netlink), *addresses]
         removed: list[str] = []
         for surplus in found:
             await surplus.remove(self._netlink)
@@ -343,6 +311,20 @@ class CarrierPlane:
         table = self._settings.control_table if carrier.control_only else self._settings.table
         return TunnelRoute(table, carrier.remote, carrier.outer_local, carrier.outer_remote, index)
 
+    def _local_route(self, address: IPAddress, device: Device, narrowed: Collection[IPAddress]) -> LocalRoute:
+        table = self._settings.narrow_table if address in narrowed else LOCAL_TABLE
+        return LocalRoute(address, table, device.index)
+
+    def _arrivals(
+        self, address: IPAddress, devices: Mapping[AddressFamily, Device], admitted: Iterable[Admitted]
+    ) -> Iterator[ArrivalRule]:
+        """What comes out of the carrier, and what this host sends to itself: that must not leave it."""
+        table, priority = self._settings.narrow_table, self._settings.arrival_priority
+        yield ArrivalRule(address, address, LOOPBACK, table, priority)
+        for pair in admitted:
+            if pair.local == address:
+                yield ArrivalRule(pair.remote, address, devices[family_of(address)].name, table, priority)
+
     def _rules(self, carrier: Carrier) -> Iterator[Rule]:
         settings = self._settings
         local, remote = carrier.local, carrier.remote
@@ -353,26 +335,6 @@ class CarrierPlane:
         if remote != carrier.outer_remote:  # to a current address, what has no source yet leaves natively
             source = NO_SOURCE if local.version == 4 else local
             yield Rule(source, remote, settings.table, settings.unsourced_priority, unsourced=local.version == 6)
-
-
-def check(carriers: Collection[Carrier]) -> None:
-    """Raise ValueError when carriers contradict each other.
-
-    That is: one remote address with different outer addresses (the route is per remote address; control only ones
-    have a table of their own), or a carrier inside a carrier, which could be a loop (RFC 6275 §15.1).
-    """
-    outer: dict[tuple[IPAddress, bool], Carrier] = {}
-    for carrier in carriers:
-        other = outer.setdefault((carrier.remote, carrier.control_only), carrier)
-        if (other.outer_local, other.outer_remote) != (carrier.outer_local, carrier.outer_remote):
-            raise ValueError(f"{carrier} contradicts {other}: packets to one remote address need one outer pair")
-    data = {(c.local, c.remote) for c in carriers if not c.control_only}
-    control = {(c.local, c.remote) for c in carriers if c.control_only}
-    for carrier in carriers:
-        # A marked packet takes the control carrier where there is one, else the data carrier.
-        forbidden = data | control if carrier.control_only or (carrier.local, carrier.remote) not in control else data
-        if (carrier.outer_local, carrier.outer_remote) in forbidden:
-            raise ValueError(f"{carrier}: its outer packets would be carried themselves")
 
 
 def _of_family(family: AddressFamily, admitted: Iterable[Admitted]) -> list[Admitted]:

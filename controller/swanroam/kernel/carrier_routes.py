@@ -47,11 +47,16 @@ EXACT_MARK: Final = 0xFFFFFFFF
 _FIND_SADDR: Final = 0x00010000  # FIB_RULE_FIND_SADDR, include/uapi/linux/fib_rules.h
 
 
-class KernelObject(Protocol):
-    """Something of ours in the kernel. Both methods raise RouteSocketError; removing what is gone is no error."""
+class Removable(Protocol):
+    """Something that can be taken out of the kernel. Raises RouteSocketError; removing what is gone is no error."""
+
+    async def remove(self, netlink: RouteSocket) -> None: ...
+
+
+class KernelObject(Removable, Protocol):
+    """Something of ours in the kernel. Both methods raise RouteSocketError."""
 
     async def add(self, netlink: RouteSocket) -> None: ...
-    async def remove(self, netlink: RouteSocket) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,5 +279,5 @@ async def find_rules(netlink: RouteSocket) -> set[Rule]:
         )
         for family in _FAMILIES
         for found in await list_rules(netlink, family)
-        if (source := found.get_attr("FRA_SRC")) is not None
+        if (source := found.get_attr("FRA_SRC")) is not None and found.get_attr("FRA_IIFNAME") is None
     }

@@ -246,7 +246,7 @@ class InnerPlane:
         prefixes: set[_UnreachablePrefix] = set()
         for found in await list_routes(self._netlink, AF_INET6):
             destination, table = found.get_attr("RTA_DST"), found.get_attr("RTA_TABLE")
-            if destination is None or found.get_attr("RTA_ENCAP") is not None:
+            if destination is None or found.get_attr("RTA_ENCAP") is not None or found["type"] == rt_type["local"]:
                 continue  # the carrier's
             if found["type"] == rt_type["unreachable"]:
                 network = IPv6Network((destination, found["dst_len"]))

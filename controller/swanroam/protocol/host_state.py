@@ -11,7 +11,7 @@ to the unproven address (RFC 9000 §9.3: no more than a probe before validation)
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from itertools import product
 
@@ -58,6 +58,9 @@ class HostState:
 
     held: frozenset[IPAddress] = frozenset()
     """Addresses that stay local, whatever becomes of their interface."""
+    reachable: frozenset[IPAddress] = frozenset()
+    """Those of them that are this host's for every packet. The others are so for what comes out of the carrier; who
+    else sends something there means the host that has the address now."""
     carried: frozenset[Carried] = frozenset()
     admitted: frozenset[Pair] = frozenset()
     """Pairs whose IKE and ESP packets may come out of the carrier."""
@@ -75,6 +78,7 @@ class HostState:
     def __or__(self, other: HostState) -> HostState:
         return HostState(
             self.held | other.held,
+            self.reachable | other.reachable,
             self.carried | other.carried,
             self.admitted | other.admitted,
             self.guarded | other.guarded,
@@ -91,6 +95,7 @@ def host_state(
     *,
     peer_proven: IPAddress | None,
     holds: bool,
+    vacated: Collection[IPAddress] = (),
     lingering: Iterable[Pair] = (),
     associated: Iterable[Pair] = (),
     crossing: Crossing = Crossing.NONE,
@@ -98,8 +103,9 @@ def host_state(
     """The wanted state for one managed peer.
 
     `peer_proven` is the last address of the peer that was proven, None when that one was released; `holds` tells
-    whether we may move and so keep our addresses; `lingering` are pairs of released addresses that still have sockets
-    and stay guarded; `associated` are pairs that charon has an IKE_SA for: the peer may carry them already, from an
+    whether we may move and so keep our addresses; `vacated` are those of ours that nothing but sockets which stay there
+    uses, and that another host may have; `lingering` are pairs of released addresses that still have sockets and stay
+    guarded; `associated` are pairs that charon has an IKE_SA for: the peer may carry them already, from an
     address that it could not announce yet. IP-in-IP from a lingering or deprecated address is let in, because it may be
     the peer that has come back there; what is clear inside comes from its current address only. A pair whose remote
     address is announced and was in the binding before is native: that address was proven when it was current.
@@ -119,9 +125,11 @@ def host_state(
     crossed = crossing if peer_proven == peer.current else Crossing.NONE
     inner = frozenset(entry.inner for entry in carried) if crossed is not Crossing.NONE else frozenset()
     lingering = frozenset(lingering)
+    held = frozenset(own.addresses) if holds else frozenset()
     left = pairs - {announced} if crossed is Crossing.DONE else frozenset()
     return HostState(
-        held=frozenset(own.addresses) if holds else frozenset(),
+        held=held,
+        reachable=held - frozenset(vacated),
         carried=frozenset(carried),
         admitted=pairs | associated,
         guarded=pairs | lingering,

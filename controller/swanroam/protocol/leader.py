@@ -132,6 +132,11 @@ class Leader:
         return self._phase not in (Phase.IDLE, Phase.FINISHING)
 
     @property
+    def transferring(self) -> bool:
+        """Sockets were named to the peer, and are on their way or about to be."""
+        return self._batch is not None
+
+    @property
     def holding(self) -> bool:
         """Programs of this host are stopped."""
         return self._phase in _HOLDING

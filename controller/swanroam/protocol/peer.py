@@ -14,7 +14,7 @@ How it is driven (by the daemon, and by the simulation in the tests, in the same
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -179,10 +179,17 @@ class PeerMachine:
             peer,
             peer_proven=self.correspondent.proven if registered else peer.current,
             holds=self.settings.mobile.active,
+            vacated=self._vacated(own),
             lingering=[Pair(a, b) for a in own.addresses for b in self.correspondent.lingering],
             associated=[association.pair for association in self.associations],
             crossing=self.crossing,
         )
+
+    def _vacated(self, own: Binding) -> Collection[IPAddress]:
+        """Old addresses that another host may have, because what still uses them here stays with them."""
+        if not self.transfers.settled(self._now):
+            return ()
+        return own.deprecated if self.transfers.led_through() else self.mobile.waiting
 
     def deadline(self) -> float | None:
         """When to feed TimerExpired. Times that passed before the last event have had their chance."""

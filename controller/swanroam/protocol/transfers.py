@@ -23,6 +23,9 @@ from swanroam.protocol.transfer import (
     TransferFailed,
 )
 
+SETTLING = 5.0
+"""Seconds after a transfer in which a socket may still have to be put back: by who comes after a mover that died."""
+
 
 class Transfers:
     """What this host does about sockets on old addresses, its own or the peer's. `willing`: they may move."""
@@ -34,11 +37,24 @@ class Transfers:
         self.tally = Tally()
         self._leader = Leader(exchange, token, jitter, self.tally)
         self._follower = Follower(self.tally)
+        self._settled = 0.0
+        self._moved = False
+        """Sockets were being moved when it was last looked."""
+        self._alone = False
+        """The follower was told to move on its own, without a word about what becomes of it."""
 
     @property
     def busy(self) -> bool:
         """Sockets are being moved, so they cannot be counted."""
         return self._leader.busy or self._follower.busy
+
+    def settled(self, now: float) -> bool:
+        """No socket is being moved, and none has to be bound to an old address to be put back."""
+        return not self._moving and now >= self._settled
+
+    @property
+    def _moving(self) -> bool:
+        return self._leader.transferring or self._follower.busy
 
     def led_through(self) -> bool:
         """This host has gone over all sockets that it leads to the current pair."""
@@ -57,14 +73,18 @@ class Transfers:
         self, own: Binding, peer: Binding, *, ready: bool, sequence: int, handover: bytes, now: float
     ) -> list[Action]:
         """What to do now. `ready`: the current pair is proven and has filters, and nobody counts sockets."""
-        if not self.willing:
-            return []
-        self._leader.yielding = self._follower.holding
-        return self._leader.advance(own, peer, ready=ready, sequence=sequence, handover=handover, now=now)
+        actions: list[Action] = []
+        if self.willing:
+            self._leader.yielding = self._follower.holding
+            actions = self._leader.advance(own, peer, ready=ready, sequence=sequence, handover=handover, now=now)
+        if self._moving or self._moved or self._alone:
+            self._settled = now + SETTLING
+        self._moved, self._alone = self._moving, False
+        return actions
 
     def deadlines(self) -> list[float]:
         """Times at which `advance` may have something to do."""
-        return self._leader.deadlines() if self.willing else []
+        return [self._settled, *(self._leader.deadlines() if self.willing else [])]
 
     def requested(self, message: TransferRequest, own: Binding, peer: Binding) -> list[Action]:
         """A request of the peer, which is proven at its current address.
@@ -79,6 +99,7 @@ class Transfers:
         ]
         if new != Pair(own.current, peer.current) or (message.stage is not TransferStage.FINISH and old not in led):
             return [Report(Fact.UNEXPECTED_MESSAGE, f"a transfer request from {old} to {new}, which is not to be made")]
+        self._alone = message.stage is TransferStage.FINISH
         return self._follower.requested(message, led, willing=self.willing, yielding=self._leader.holding)
 
     def replied(self, message: TransferReply, now: float) -> list[Action]:
