@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from lab import namespace, traffic
-from lab.addressing import CORRESPONDENT_NETWORKS, MOBILE_NETWORKS, Family
+from lab.addressing import CORRESPONDENT_NETWORKS, MOBILE_NETWORKS, NETWORKS, Family
 from lab.capture import Capture
 from lab.host import Host, HostSettings
 from lab.ike_config import CONTROL, DATA, Authentication, Credentials, Party, write_swanctl
+from lab.namespace import Namespace
 from lab.network import Router
 from lab.zygote import Zygote
 
@@ -53,6 +54,7 @@ class Lab:
         self._own_zygote = zygote is None
         self._captures: list[Capture] = []
         self.hosts: list[Host] = []
+        self._bystanders: list[Namespace] = []
         self.directory = Path(tempfile.mkdtemp(prefix="lab-", dir="/tmp"))
         namespace.remove_stale()
         try:
@@ -128,6 +130,27 @@ class Lab:
             mobile.charon.initiate(f"peer-{correspondent.name}", child)
         correspondent.charon.wait_established(f"peer-{mobile.name}", *children)
 
+    def add_bystander(self, network: str, number: int) -> Namespace:
+        """A host that has neither charon nor swanroam, with the addresses that host `number` has, or had, there.
+
+        The router has heard of it when this returns.
+        """
+        name = f"bystander{len(self._bystanders) + 1}"
+        made = Namespace(name, {"net__ipv6__conf__default__accept_dad": 0})
+        self._bystanders.append(made)
+        self.router.attach(made, [network], 100 + len(self._bystanders))
+        made.ip(f"link set {network} up")
+        where = NETWORKS[network]
+        for family in Family:
+            own, gateway = where.address(family, number), where.router(family)
+            made.ip(
+                f"addr add {own}/{where.prefix_length(family)} dev {network}",
+                f"route add default via {gateway} dev {network}",
+            )
+            self.router.namespace.ip(f"neigh flush to {own} dev {network}")
+            made.run(["ping", "-n", "-c", "1", "-W", "5", str(gateway)])
+        return made
+
     def start_controllers(self, config: dict[str, Any] | None = None) -> None:
         """swanroam on every host."""
         for host in self.hosts:
@@ -174,7 +197,7 @@ class Lab:
         self.closed = True
         failures: list[Exception] = []
         steps = [capture.kill for capture in self._captures]
-        steps += [host.delete for host in self.hosts]
+        steps += [host.delete for host in (*self.hosts, *self._bystanders)]
         if hasattr(self, "router"):
             steps.append(self.router.delete)
         if self._own_zygote:

@@ -79,16 +79,16 @@ peers:
         ),
         (
             "carrier: {table: 22:22}",
-            "f:5:18: carrier.table: is '22:22', which YAML reads in base 60; write a whole number from 1 to 4294967295",
+            "f:5:18: carrier.table: is '22:22', which YAML reads in base 60; write a whole number from 1 to 4294967293",
         ),
         (
             'carrier: {table: "12"}',
-            "f:5:18: carrier.table: is quoted; write a whole number from 1 to 4294967295 without quotes",
+            "f:5:18: carrier.table: is quoted; write a whole number from 1 to 4294967293 without quotes",
         ),
-        ("carrier: {table: 1_000}", "f:5:18: carrier.table: is '1_000'; write a whole number from 1 to 4294967295"),
-        ("carrier: {table: 1.5}", "f:5:18: carrier.table: is '1.5'; write a whole number from 1 to 4294967295"),
-        ("carrier: {table: yes}", "f:5:18: carrier.table: is 'yes'; write a whole number from 1 to 4294967295"),
-        ("carrier: {table: [1]}", "f:5:18: carrier.table: is a list; write a whole number from 1 to 4294967295"),
+        ("carrier: {table: 1_000}", "f:5:18: carrier.table: is '1_000'; write a whole number from 1 to 4294967293"),
+        ("carrier: {table: 1.5}", "f:5:18: carrier.table: is '1.5'; write a whole number from 1 to 4294967293"),
+        ("carrier: {table: yes}", "f:5:18: carrier.table: is 'yes'; write a whole number from 1 to 4294967293"),
+        ("carrier: {table: [1]}", "f:5:18: carrier.table: is a list; write a whole number from 1 to 4294967293"),
         ("carrier: 5", "f:5:10: carrier: is '5', not a mapping; write the keys under it (table, rule_priority)"),
         ("carrier:", "f:5:9: carrier: is empty; write the keys under it (table, rule_priority), or remove it"),
         (
@@ -189,8 +189,13 @@ peers:
             "write a number that nothing else uses, such as 5353",
         ),
         (
+            "carrier: {table: 252}",
+            "f:5:18: carrier.table: is 252, and 253 is needed too, the kernel's table 'default'; "
+            "write a number that nothing else uses, such as 5353",
+        ),
+        (
             "carrier: {rule_priority: 32766}",
-            "f:5:26: carrier.rule_priority: is 32766, out of range; write a whole number from 1 to 32763",
+            "f:5:26: carrier.rule_priority: is 32766, out of range; write a whole number from 1 to 32762",
         ),
         (
             "timing: {first_retransmit: 2s, give_up: 3s}",

@@ -78,11 +78,16 @@ def _unsuitable(prefix: IPv6Network) -> bool:
 def _check_carrier(root: Values, problems: Problems) -> None:
     carrier = root.section("carrier")
     table = carrier.values.get("table")
-    if isinstance(table, int) and (owner := _RESERVED_TABLES.get(table)):
+    if not isinstance(table, int):
+        return
+    taken = next((number for number in range(table, table + 3) if number in _RESERVED_TABLES), None)  # see the schema
+    if taken is not None:
+        what = f"{taken}" if taken == table else f"{table}, and {taken} is needed too"
         problems.add(
             carrier.place_of("table"),
             carrier.path_of("table"),
-            f"is {table}, {owner}; write a number that nothing else uses, such as {CarrierSettings().table}",
+            f"is {what}, {_RESERVED_TABLES[taken]}; "
+            f"write a number that nothing else uses, such as {CarrierSettings().table}",
         )
 
 

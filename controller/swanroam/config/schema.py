@@ -33,8 +33,8 @@ _CONTROL: dict[str, Kind] = {
 }
 
 _CARRIER: dict[str, Kind] = {
-    "table": Integer(1, 0xFFFFFFFF),
-    "rule_priority": Integer(1, 32763),  # and two more; 0 is the rule for local, 32766 that for main (ip-rule(8))
+    "table": Integer(1, 0xFFFFFFFD),  # and two more
+    "rule_priority": Integer(1, 32762),  # and three more; 0 is the rule for local, 32766 that for main (ip-rule(8))
 }
 
 _ADDRESSES: dict[str, Kind] = {

@@ -293,7 +293,7 @@ def _reverse_path_filter() -> list[Finding]:
 
 
 def _address_resolution() -> list[Finding]:
-    """An old address is still local, so this host answers ARP for it, where it may belong to somebody else."""
+    """Until it is narrowed, an old address is local, and ARP is answered for it where it may be somebody else's."""
     check = "arp_ignore"
     if read_parameter("/proc/sys/net/ipv4/conf/all/arp_ignore"):
         return [_ok(check, "ARP is answered for an interface's own addresses only")]
@@ -301,8 +301,8 @@ def _address_resolution() -> list[Finding]:
         Finding(
             check,
             Severity.NOTICE,
-            "net.ipv4.conf.all.arp_ignore is 0: for as long as an old address is in use, this host answers ARP for it "
-            "in the new network as well, where private addresses may belong to another host",
+            "net.ipv4.conf.all.arp_ignore is 0: until the sockets of an old address have moved, some seconds after a "
+            "move, this host answers ARP for it in the new network as well, where it may belong to another host",
             "sysctl net.ipv4.conf.all.arp_ignore=1",
         )
     ]
