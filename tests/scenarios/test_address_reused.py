@@ -11,6 +11,7 @@ import pytest
 from lab.namespace import Namespace
 from lab.topology import Lab
 from lab.waiting import wait_for
+from scenarios.agreement import rekey_all
 from scenarios.scenario import start
 
 pytestmark = pytest.mark.lab
@@ -22,7 +23,7 @@ def test_the_new_owner_of_an_old_address_is_reached_beside_its_sockets(lab: Lab)
     old = lab.mobile.address
     lab.mobile.move_to("net-b", gap=0.5)
     story.wait_moved()
-    lab.mobile.controller.wait_event("release_waits")
+    lab.mobile.controller.wait_event("release_waits_for_sockets")
 
     owner = lab.add_bystander("net-a", lab.mobile.number)
     answered = _ping(owner, old, lab.mobile.address)
@@ -32,6 +33,7 @@ def test_the_new_owner_of_an_old_address_is_reached_beside_its_sockets(lab: Lab)
 
     _ping(lab.correspondent, lab.correspondent.address, old)
     assert _echo_requests(owner, lab) == 3, "the correspondent's were for the mobile host"
+    rekey_all(lab.mobile)  # the old IKE_SA's as well
     mix.wait_passing()
     mix.stop()
     wait_for(lambda: lab.mobile.log_events("address_released"), 30, "the old address is released")
