@@ -106,6 +106,17 @@ class _Held:
     keys: tuple[Key, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A socket that could be asked to move."""
+
+    socket: SocketInUse
+    owners: tuple[str, ...]
+    """As name/pid."""
+    kept: Kept | None
+    """Why it could not; None when nothing is known against it."""
+
+
 class LocalSockets:
     """`expired` is called with a peer's identity and what the time limit has ended.
 
@@ -184,14 +195,22 @@ class LocalSockets:
                 return None
             return TransferFailed(order.transfer, str(error))
 
-    async def candidates(self, old: Pair, new: Pair) -> tuple[tuple[SocketInUse, ...], dict[Key, Kept]]:
-        """Connected sockets of a pair, and what hinders those that could not move.
+    async def candidates(self, old: Pair, new: Pair) -> tuple[Candidate, ...]:
+        """Connected sockets of a pair, and what hinders those that could not move to the other.
 
         Raises MoverError, SocketDiagError.
         """
         sockets = await _connected(old)
-        _, kept = await self._inspect(old, new, tuple(map(_key, sockets)))
-        return sockets, {entry.key: entry for entry in kept}
+        if not sockets:
+            return ()
+        keys = tuple(map(_key, sockets))
+        order = Inspect(self._mover.number(), self._entries(old, new, keys), self._exclusions)
+        answer = await self._mover.ask(order, Inspected)
+        kept = {entry.key: entry for entry in _kept(keys, answer.refusals)}
+        return tuple(
+            Candidate(socket, answer.owners.get(index, ()), kept.get(keys[index]))
+            for index, socket in enumerate(sockets)
+        )
 
     # --- orders -------------------------------------------------------------------------------------------------
 
