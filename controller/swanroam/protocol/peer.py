@@ -144,6 +144,10 @@ class PeerMachine:
             actions += self.correspondent.advance(self.associations, pair.local, now)
             peers = self.correspondent.handover
             peer_moving = peers is not None and not peers.reached(Step.FILTERS)
+            if self.transfers.led_through():
+                actions += self.mobile.transported(now)
+            if self.transfers.followed_through(pair):
+                actions += self.correspondent.transported(now)
             advanced = self.mobile.advance(
                 self._settled_associations(pair),
                 pair.remote,
@@ -340,7 +344,7 @@ class PeerMachine:
         assert peer is not None
         mobile, half = self.mobile, self.correspondent
         proven = half.binding is None or half.proven == half.binding.current
-        actions = self.transfers.advance(
+        return self.transfers.advance(
             own,
             peer,
             ready=mobile.ready and proven and not mobile.counting,
@@ -348,11 +352,6 @@ class PeerMachine:
             handover=mobile.handover.id if mobile.handover is not None else bytes(HANDOVER_SIZE),
             now=now,
         )
-        if self.transfers.led_through():
-            actions += mobile.transported(now)
-        if self.transfers.followed_through(pair):
-            actions += half.transported(now)
-        return actions
 
     def _transfer_requested(self, message: TransferRequest) -> list[Action]:
         half, own = self.correspondent, self.own
