@@ -117,10 +117,25 @@ def test_a_round_trip_longer_than_the_limit_moves_in_two_attempts(delay: float) 
     assert [world.place(key) for key in keys] == [BOTH_NEW] * 2
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_what_comes_late_moves_nothing_any_more(seed: int) -> None:
+    """A request to take sockets back would take them away from where the leader's stand by then."""
+    world = World(seed, late=0.9)
+    keys = world.connect(3)
+    for key in keys:
+        world.leader.sockets[key].obstacle = Obstacle.BOUND
+    world.run(1.5)
+    for key in keys:
+        world.leader.sockets[key].obstacle = Obstacle.NONE
+        world.leader.transfers.tally.kept.clear()
+    world.run(30)
+    assert [world.place(key) for key in keys] == [BOTH_NEW] * 3
+
+
 @pytest.mark.parametrize("seed", seeds(6))
 def test_random_walk(seed: int) -> None:
     """Loss, doubled and late messages, movers that die, controllers that crash: then all is well again."""
-    world = World(seed, loss=0.3, delay=0.03, mover_deaths=0.1)
+    world = World(seed, loss=0.3, delay=0.03, mover_deaths=0.1, late=0.2)
     keys = world.connect(world.random.randint(1, 2 * MAX_CONNECTIONS))
     bound = {key for key in keys if world.random.random() < 0.1}
     for key in bound:
@@ -130,7 +145,7 @@ def test_random_walk(seed: int) -> None:
         world.run(world.random.uniform(0, 1))
         world.random.choice([world.leader, world.follower]).start()
     world.run(10)
-    world.loss = world.mover_deaths = 0.0
+    world.loss = world.mover_deaths = world.late = 0.0
     world.run(120)
     for key in keys:
         assert world.place(key) == (BOTH_OLD if key in bound else BOTH_NEW), key

@@ -1,7 +1,7 @@
 """Two hosts that move sockets between them: the machines are real, network, programs and kernel are played.
 
-The network loses, doubles and delays; orders take time; programs are stopped for HOLD at most; controllers crash and
-start anew with nothing but what the sockets say. Everything comes from one seed.
+The network loses, doubles and delays, now and then for long; orders take time; programs are stopped for HOLD at most;
+controllers crash and start anew with nothing but what the sockets say. Everything comes from one seed.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ from unit.driver import A, B, P
 
 HOLD = 1.0
 HANDOVER = bytes(8)
+LATEST = 10.0
+"""Seconds: the oldest message that still arrives."""
 
 
 @dataclass(slots=True)
@@ -111,7 +113,7 @@ class End:
             return  # to a socket that was closed
         message = decode(datagram)
         if isinstance(message, TransferRequest):
-            self.carry_out(self.transfers.requested(message, self.own, self.peer))
+            self.carry_out(self.transfers.requested(message, self.own, self.peer, self.world.now))
         else:
             assert isinstance(message, TransferReply)
             self.carry_out(self.transfers.replied(message, self.world.now))
@@ -186,10 +188,9 @@ class End:
         for key in stopped:
             self.sockets[key].stopped_since = self.world.now
             self.sockets[key].locked = {old, new}
-        if stopped:
-            self.held[transfer] = stopped
-            self.targets = new
-            self.world.after(HOLD, lambda: self._expire(transfer, tell=True))
+        self.held[transfer] = stopped
+        self.targets = new
+        self.world.after(HOLD, lambda: self._expire(transfer, tell=True))
         return tuple((key, self.sockets[key].number) for key in sorted(stopped)), tuple(kept)
 
     def _rebuild(self, transfer: int, numbers: dict[Key, int]) -> tuple[tuple[tuple[Key, int], ...], tuple[Kept, ...]]:
@@ -247,9 +248,12 @@ def key_of_other(key: Key) -> Key:
 class World:
     """Clock, network and both ends. The mobile host has come from A to B, and leads."""
 
-    def __init__(self, seed: int, *, loss: float = 0.0, delay: float = 0.01, mover_deaths: float = 0.0) -> None:
+    def __init__(
+        self, seed: int, *, loss: float = 0.0, delay: float = 0.01, mover_deaths: float = 0.0, late: float = 0.0
+    ) -> None:
+        """`late`: the part of the messages of which a copy comes much later."""
         self.random = random.Random(seed)
-        self.loss, self.delay, self.mover_deaths = loss, delay, mover_deaths
+        self.loss, self.delay, self.mover_deaths, self.late = loss, delay, mover_deaths, late
         self.now = 0.0
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
@@ -279,6 +283,8 @@ class World:
         for _ in range(self.random.choice([1, 1, 1, 2])):
             if self.random.random() >= self.loss:
                 self.after(self.delay * self.random.uniform(1, 3), partial(to.receive, datagram, to.runs))
+        if self.random.random() < self.late:  # not to another run: the sequence has grown by then
+            self.after(self.random.uniform(0, LATEST), partial(to.receive, datagram, to.runs))
 
     def run(self, seconds: float) -> None:
         end = self.now + seconds

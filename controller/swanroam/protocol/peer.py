@@ -292,7 +292,7 @@ class PeerMachine:
             case FiltersReply():
                 return self._replied(message, now)
             case TransferRequest():
-                return self._transfer_requested(message)
+                return self._transfer_requested(message, now)
             case TransferReply():
                 return self.transfers.replied(message, now) if message.sequence == self.mobile.sequence else []
 
@@ -354,12 +354,12 @@ class PeerMachine:
             actions += half.transported(now)
         return actions
 
-    def _transfer_requested(self, message: TransferRequest) -> list[Action]:
+    def _transfer_requested(self, message: TransferRequest, now: float) -> list[Action]:
         half, own = self.correspondent, self.own
         current = half.binding is not None and half.proven == half.binding.current
         if own is None or half.binding is None or not current or message.sequence != half.last_sequence:
             return [Report(Fact.UNEXPECTED_MESSAGE, "a transfer request that is not about the announced address")]
-        return self.transfers.requested(message, own, half.binding)
+        return self.transfers.requested(message, own, half.binding, now)
 
     def _requested(self, message: FiltersRequest) -> list[Action]:
         half, pair = self.correspondent, self.pair
@@ -383,7 +383,7 @@ class PeerMachine:
             self.correspondent.linger(self._remembered_peer.current, now)
         self.correspondent.forget(now)
         self.mobile.forget()
-        self.transfers.forget()
+        self.transfers.forget(now)
         return [Report(Fact.PEER_FORGOTTEN, f"no IKE_SA and no message for {self.settings.forget_after:.0f} s")]
 
     def _remember(self, now: float) -> None:
