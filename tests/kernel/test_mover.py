@@ -65,6 +65,10 @@ def test_what_is_excluded_by_name_or_port_stays() -> None:
             Exclusions(ports=(7000,)),
         ):
             assert mover.inspect([here], exclusions=exclusions).refusals[0].reason is Reason.EXCLUDED
+            mover.send(Stop(transfer := mover.next_transfer(), (here,), exclusions=exclusions))
+            assert mover.receive(Stopped).refusals[0].reason is Reason.EXCLUDED
+            assert client.state() != "t"
+            mover.go(transfer)
         assert not mover.inspect([here], exclusions=Exclusions(("ssh*",), (22,))).refusals
         client.end()
 

@@ -218,7 +218,7 @@ class LocalSockets:
         entries = self._entries(held.old, held.new, held.keys)
         self._held[held.owner, held.transfer] = held
         try:
-            answer = await self._mover.ask(Stop(held.number, entries, self._settings.hold, LOCK_SECONDS), Stopped)
+            answer = await self._mover.ask(self._stop_order(held.number, entries), Stopped)
         except MoverError:
             self._held.pop((held.owner, held.transfer), None)
             raise
@@ -257,7 +257,7 @@ class LocalSockets:
         """Of sockets that stand at the new pair already: an earlier attempt was cut short."""
         entries = tuple(entry.reversed for entry in self._entries(old, new, keys))
         number = self._mover.number()
-        answer = await self._mover.ask(Stop(number, entries, self._settings.hold, LOCK_SECONDS), Stopped)
+        answer = await self._mover.ask(self._stop_order(number, entries), Stopped)
         every = tuple(range(len(entries)))
         await self._mover.ask(Go(number, keep_locks=every), Gone)  # what comes for the old pair is still not answered
         numbers = {keys[index]: value for index, value in answer.numbers.items()}
@@ -287,7 +287,7 @@ class LocalSockets:
         keys = tuple(back)
         entries = tuple(entry.reversed for entry in self._entries(order.old, order.new, keys))
         number = self._mover.number()
-        stopped = await self._mover.ask(Stop(number, entries, self._settings.hold, LOCK_SECONDS), Stopped)
+        stopped = await self._mover.ask(self._stop_order(number, entries), Stopped)
         await self._mover.ask(Rebuild(number, {index: back[key] for index, key in enumerate(keys)}), Rebuilt)
         gone = await self._mover.ask(Go(number), Gone)
         return _kept(keys, dict(stopped.refusals) | dict(gone.refusals))
@@ -304,12 +304,15 @@ class LocalSockets:
             return
         number = self._mover.number()
         entries = self._entries(old, new, keys)
-        await self._mover.ask(Stop(number, entries, self._settings.hold, LOCK_SECONDS), Stopped)
+        await self._mover.ask(self._stop_order(number, entries), Stopped)
         await self._mover.ask(Rebuild(number, {}), Rebuilt)
         await self._mover.ask(Go(number), Gone)
         log.debug("datagram_sockets_moved", peer=owner, old=str(old), new=str(new), sockets=len(keys))
 
     # --- inside -------------------------------------------------------------------------------------------------
+
+    def _stop_order(self, number: int, entries: tuple[Entry, ...]) -> Stop:
+        return Stop(number, entries, self._settings.hold, LOCK_SECONDS, self._exclusions)
 
     def _entries(self, old: Pair, new: Pair, keys: Iterable[Key]) -> tuple[Entry, ...]:
         interface = self._interface_of(new.local)

@@ -63,7 +63,7 @@ class Transfer:
 
     async def stop(self) -> Stopped:
         """Raises SocketDiagError, XfrmError, OSError, with everything let go."""
-        candidates = await self._finder.find(self._order.entries)
+        candidates = await self._finder.find(self._order.entries, self._order.exclusions)
         refusals = dict(candidates.refusals)
         for index, place in candidates.found.items():
             if place is Place.NEW:
