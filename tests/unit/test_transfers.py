@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from swanroam.protocol.messages import MAX_CONNECTIONS, Obstacle, Transport
+from swanroam.protocol.transfer import StopSockets
 from unit.transfer_world import HOLD, World, key_of_other
 from unit.walks import seeds
 
@@ -105,6 +106,17 @@ def test_nothing_is_stopped_for_a_peer_that_does_not_answer() -> None:
     assert world.place(key) == BOTH_OLD
     assert world.leader.sockets[key].longest_stop == 0
     assert [kept.obstacle for kept in world.leader.transfers.tally.kept.values()] == [Obstacle.SILENT]
+
+
+def test_what_always_fails_is_tried_ever_more_seldom() -> None:
+    world = World(11)
+    (key,) = world.connect(1)
+    world.leader.failing = frozenset({StopSockets})
+    world.run(120)
+    assert 5 < world.leader.orders[StopSockets] < 20
+    world.leader.failing = frozenset()
+    world.run(100)
+    assert world.place(key) == BOTH_NEW
 
 
 @pytest.mark.parametrize("delay", [0.3, 0.8])

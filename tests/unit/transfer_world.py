@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import random
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -75,6 +76,9 @@ class End:
         self.willing = True
         self.runs = 0
         self.datagram_moves = 0
+        self.orders: Counter[type] = Counter()
+        self.failing: frozenset[type] = frozenset()
+        """Orders that the mover never carries out."""
         self.start()
 
     def start(self) -> None:
@@ -131,7 +135,9 @@ class End:
     def work(self, order: Action, run: int) -> None:
         if run != self.runs:
             return
-        if self.world.random.random() < self.world.mover_deaths and hasattr(order, "transfer"):
+        self.orders[type(order)] += 1
+        dies = self.world.random.random() < self.world.mover_deaths or type(order) in self.failing
+        if dies and hasattr(order, "transfer"):
             for transfer in list(self.held):
                 self._expire(transfer, tell=True)
             self.feed(TransferFailed(order.transfer, "the mover has died"), run)
