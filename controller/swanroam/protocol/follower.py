@@ -112,15 +112,16 @@ class Follower:
             self._begin(message.transfer)
         self._request, self._old = message, old
         keys = tuple(Key.of(entry, ours=False) for entry in message.connections)
+        elsewhere = tuple(pair for pair in led if pair != old)
         match message.stage:
             case TransferStage.PREPARE:
                 self._allowance.begin(now)  # those that have moved are stopped for a moment, to tell their numbers
-                return [InspectSockets(message.transfer, old, new, keys)]
+                return [InspectSockets(message.transfer, old, new, keys, elsewhere)]
             case TransferStage.MOVE:
                 self._holding = True
                 self._allowance.begin(now)
                 numbers = tuple((Key.of(entry, ours=False), entry.number) for entry in message.connections)
-                return [MoveSockets(message.transfer, old, new, numbers)]
+                return [MoveSockets(message.transfer, old, new, numbers, elsewhere)]
             case _:
                 back = tuple(
                     (Key.of(entry, ours=False), entry.number)

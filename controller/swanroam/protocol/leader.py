@@ -23,7 +23,9 @@ The follower goes first, so this holds always: *a socket of the leader's at the 
 hold programs for a limited time only; when it is over, a socket stays where it is at that moment. If messages are lost
 the follower's may then be at the new pair and the leader's at the old one, locked against each other: nothing flows and
 nothing is lost. The next attempt finds it so: it begins anew by what the sockets themselves say, and what is at the
-new pair already is only asked for its number. So nothing has to be remembered over a crash of either side.
+new pair already is only asked for its number. So nothing has to be remembered over a crash of either side. When the
+address has changed once more meanwhile, the follower finds its socket at the pair that was the new one, and takes it on
+from there: the number tells that it is the same connection.
 
 A *round* goes over all old pairs, in transfers of at most MAX_CONNECTIONS. Rounds are repeated, at growing intervals,
 as long as there are old pairs: what could not move may be able to later.
