@@ -23,7 +23,9 @@ The follower goes first, so this holds always: *a socket of the leader's at the 
 hold programs for a limited time only; when it is over, a socket stays where it is at that moment. If messages are lost
 the follower's may then be at the new pair and the leader's at the old one, locked against each other: nothing flows and
 nothing is lost. The next attempt finds it so: it begins anew by what the sockets themselves say, and what is at the
-new pair already is only asked for its number. So nothing has to be remembered over a crash of either side.
+new pair already is only asked for its number. So nothing has to be remembered over a crash of either side. When the
+address has changed once more meanwhile, the follower finds its socket at the pair that was the new one, and takes it on
+from there: the number tells that it is the same connection.
 
 A *round* goes over all old pairs, in transfers of at most MAX_CONNECTIONS. Rounds are repeated, at growing intervals,
 as long as there are old pairs: what could not move may be able to later.
@@ -68,7 +70,9 @@ from swanroam.protocol.transfer import (
 ROUNDS = (1.0, 30.0)
 """Seconds between two rounds: first, and at most."""
 AGAIN = 0.2
-"""Seconds after which a transfer that was cut short is begun anew, and up to as much more."""
+"""Seconds after which a transfer that was cut short is begun anew, and up to as much more. Doubled each time that
+nothing has moved, up to what two rounds have between them: nobody is to be stopped again and again for nothing."""
+MOST_DOUBLINGS = 8
 PATIENCE = 5.0
 """Seconds in which the peer must have answered a request that holds nobody up."""
 FAREWELLS = 4
@@ -125,6 +129,8 @@ class Leader:
         self._batch: Batch | None = None
         self._began = 0.0
         self._cut_short = False
+        self._in_vain = 0
+        """Times that it was cut short since a socket moved."""
 
     @property
     def busy(self) -> bool:
@@ -301,6 +307,8 @@ class Leader:
 
     def _count(self, batch: Batch) -> None:
         self.tally.moved += len(batch.moved)
+        if batch.moved:
+            self._in_vain = 0
         for key in batch.moved:
             self.tally.kept.pop((batch.old, key), None)
 
@@ -363,15 +371,20 @@ class Leader:
         self._phase = Phase.IDLE
         self._exchange.stop()
         if self._cut_short:
-            self._due = now + AGAIN * (1 + self._jitter())
+            self._due = now + min(AGAIN * 2**self._in_vain, ROUNDS[1]) * (1 + self._jitter())
             self._cut_short = False
+            self._in_vain = min(self._in_vain + 1, MOST_DOUBLINGS)
         else:
+            self._in_vain = 0
             self._due = now + self._delay
             self._delay = min(self._delay * 2, ROUNDS[1])
 
     def _restart(self, new: Pair, now: float) -> None:
+        if self._new != new:
+            self.tally.kept.clear()  # what could not move to another address may be able to move to this one
         self.forget()
         self.tally.moved = 0
+        self._in_vain = 0
         self._new = new
         self._due = now
         self._delay = ROUNDS[0]

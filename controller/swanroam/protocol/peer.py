@@ -296,7 +296,7 @@ class PeerMachine:
             case FiltersReply():
                 return self._replied(message, now)
             case TransferRequest():
-                return self._transfer_requested(message)
+                return self._transfer_requested(message, now)
             case TransferReply():
                 return self.transfers.replied(message, now) if message.sequence == self.mobile.sequence else []
 
@@ -353,12 +353,12 @@ class PeerMachine:
             now=now,
         )
 
-    def _transfer_requested(self, message: TransferRequest) -> list[Action]:
+    def _transfer_requested(self, message: TransferRequest, now: float) -> list[Action]:
         half, own = self.correspondent, self.own
         current = half.binding is not None and half.proven == half.binding.current
         if own is None or half.binding is None or not current or message.sequence != half.last_sequence:
             return [Report(Fact.UNEXPECTED_MESSAGE, "a transfer request that is not about the announced address")]
-        return self.transfers.requested(message, own, half.binding)
+        return self.transfers.requested(message, own, half.binding, now)
 
     def _requested(self, message: FiltersRequest) -> list[Action]:
         half, pair = self.correspondent, self.pair
@@ -382,7 +382,7 @@ class PeerMachine:
             self.correspondent.linger(self._remembered_peer.current, now)
         self.correspondent.forget(now)
         self.mobile.forget()
-        self.transfers.forget()
+        self.transfers.forget(now)
         return [Report(Fact.PEER_FORGOTTEN, f"no IKE_SA and no message for {self.settings.forget_after:.0f} s")]
 
     def _remember(self, now: float) -> None:

@@ -146,6 +146,8 @@ class Stop:
     """From the moment before the first owner is stopped. Then everything is let go where it is."""
     lock_seconds: int = 30
     """After which the kernel removes the locks, whatever has become of the mover."""
+    exclusions: Exclusions = Exclusions()
+    """They hold here as well: the entries may be what a peer asks for, whatever it was told before."""
 
 
 @dataclass(frozen=True, slots=True)

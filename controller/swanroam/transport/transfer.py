@@ -42,7 +42,7 @@ class Transfer:
         finder: Finder,
         begun: Callable[[], None],
     ) -> None:
-        """`begun` is called just before the first owner is stopped."""
+        """`begun` is called once, just before the first owner is stopped, also when there is none to stop."""
         self.number: Final = order.transfer
         self._begun = begun
         self._order = order
@@ -63,7 +63,7 @@ class Transfer:
 
     async def stop(self) -> Stopped:
         """Raises SocketDiagError, XfrmError, OSError, with everything let go."""
-        candidates = await self._finder.find(self._order.entries)
+        candidates = await self._finder.find(self._order.entries, self._order.exclusions)
         refusals = dict(candidates.refusals)
         for index, place in candidates.found.items():
             if place is Place.NEW:
@@ -134,6 +134,7 @@ class Transfer:
     async def _seize(self) -> None:
         """Lock, stop, read."""
         if not self._held:
+            self._begun()  # the daemon counts on hearing of the end of whatever it has begun
             return
         self._crew.start()
         self._locked |= set(_tuples(held.entry for held in self._held))
