@@ -12,7 +12,7 @@ from lab.connections import Connection, connections
 from lab.waiting import wait_for
 from scenarios.scenario import Story
 
-SOCKETS_MOVE = False
+SOCKETS_MOVE = True
 """Whether a connection is on the hosts' present addresses after a move. As long as sockets stay where they were opened,
 only that it is the same connection can be shown."""
 

@@ -165,6 +165,16 @@ class Story:
             end.controller.wait_event("handover_step_finished", timeout, step="filters", handover=handover)
         return record
 
+    def wait_transport(self, host: Host | None = None, timeout: float = 60.0) -> dict[str, Any]:
+        """The sockets of a host's latest handover have been gone over, on both sides. Returns the host's record."""
+        host = host or self.lab.mobile
+        handover = self.wait_arrived(host, timeout)["handover"]
+        records = [
+            end.controller.wait_event("handover_step_finished", timeout, step="transport", handover=handover)
+            for end in (host, *host.controller.peers)
+        ]
+        return records[0]
+
     def wait_one_control_child(self, timeout: float = 30.0) -> None:
         """The control CHILD_SAs of earlier address pairs have ended; each host has one for each peer."""
         for host in self.lab.hosts:
@@ -208,6 +218,7 @@ class Story:
         for host in self.lab.hosts:
             assert host.stop_controller() == 0
         for host in self.lab.hosts:
+            remains.assert_no_process(host)
             remains.assert_same(host, self.before[host.name], self.began_in, "before the controllers came")
         self.assert_nothing_in_clear()
 
