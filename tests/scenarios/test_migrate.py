@@ -19,7 +19,8 @@ from lab.waiting import wait_for
 from scenarios import remains
 from scenarios.agreement import contradictions, rekey_all
 from scenarios.scenario import GRACE, Mix, start
-from swanroam.protocol.messages import HANDOVER_SIZE, FiltersReply, FiltersRequest, Message, Stage, encode
+from swanroam.protocol.codec import encode
+from swanroam.protocol.messages import HANDOVER_SIZE, FiltersReply, FiltersRequest, Message, Stage
 
 pytestmark = pytest.mark.lab
 
