@@ -175,6 +175,16 @@ class Story:
         ]
         return records[0]
 
+    def wait_ready(self, host: Host | None = None, timeout: float = 30.0) -> None:
+        """The controller of a host (of all, if None) knows all its peers, and they know it. After a restart."""
+        for one in [host] if host else self.lab.hosts:
+            wait_for(
+                lambda one=one: all(peer["managed"] and not peer["problem"] for peer in one.status()["peers"]),
+                timeout,
+                f"{one.name}: its controller has taken over",
+                one.controller.log_tail,
+            )
+
     def wait_one_control_child(self, timeout: float = 30.0) -> None:
         """The control CHILD_SAs of earlier address pairs have ended; each host has one for each peer."""
         for host in self.lab.hosts:
@@ -205,6 +215,12 @@ class Story:
         self.wait_rest()
         for host in self.lab.hosts:
             self.fresh[host.name] = host.snapshot()
+        self.note_descriptors()
+
+    def note_descriptors(self) -> None:
+        """After a restart, when all are at rest: this is how many descriptors each controller has."""
+        self.wait_rest()
+        for host in self.lab.hosts:
             self.descriptors[host.name] = remains.descriptors(host)
 
     def finish(self, *, rekey: bool = True) -> None:

@@ -9,6 +9,7 @@ from lab.addressing import NETWORKS, Family
 from lab.host import Host
 from lab.topology import Lab
 from scenarios.agreement import rekey_all
+from scenarios.native import Native
 from scenarios.scenario import start
 
 pytestmark = pytest.mark.lab
@@ -126,9 +127,10 @@ def test_on_to_a_third_network_before_the_second_is_acknowledged(lab: Lab) -> No
 
 
 def test_ten_moves_in_a_row(lab: Lab) -> None:
-    """Soft and hard ones, some finished and some overtaken by the next."""
+    """Soft and hard ones, some finished and some overtaken by the next. The sockets come along."""
     story = start(lab, grace="0.5s")
     mix = story.traffic(udp_rate=0)
+    native = Native(story)
 
     for number, letter in enumerate("bcabcbacbc"):
         network = f"net-{letter}"
@@ -136,6 +138,7 @@ def test_ten_moves_in_a_row(lab: Lab) -> None:
         lab.mobile.move_to(network, soft=soft, overlap=lab.random.uniform(0.1, 0.6))
         if number % 3 or number == 9:
             story.wait_arrived()
+            print(f"move {number + 1}: at {network} {native.wait():.1f} s after the filters")
             mix.wait_passing()
 
     mix.stop()
