@@ -27,6 +27,8 @@ from scenarios.agreement import contradictions, rekey_all
 
 GRACE = "1s"
 """Short: what is shown does not depend on its length."""
+ON_THE_CARRIER = {"defaults": {"transport": "keep"}}
+"""Configuration for stories that are about the carrier: no socket moves."""
 
 
 def start(

@@ -10,7 +10,7 @@ from lab.host import Host
 from lab.topology import Lab
 from scenarios.agreement import rekey_all
 from scenarios.native import Native
-from scenarios.scenario import start
+from scenarios.scenario import ON_THE_CARRIER, start
 
 pytestmark = pytest.mark.lab
 
@@ -72,7 +72,7 @@ def addresses(host: Host, *networks: str) -> list[str]:
 def test_back_within_grace_and_rekeys_while_both_addresses_are_in_use(lab: Lab) -> None:
     """To the second network, back before anything is released, and there again. Then old and new IKE_SA live side by
     side, data runs through the carrier, and everything is rekeyed from both sides."""
-    story = start(lab, grace="8s")
+    story = start(lab, grace="8s", config=ON_THE_CARRIER)
     mobile = lab.mobile
     mix = story.traffic(udp_rate=100)
 
