@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from swanroam.protocol.binding import Binding
+from swanroam.protocol.host_state import Pair
 from swanroam.protocol.messages import MAX_CONNECTIONS, Obstacle, Transport
 from swanroam.protocol.transfer import StopSockets
-from unit.driver import B, C, D
-from unit.transfer_world import HOLD, World, key_of_other
+from unit.driver import A, B, C, D
+from unit.transfer_world import HANDOVER, HOLD, World, key_of_other
 from unit.walks import seeds
 
 BOTH_NEW, BOTH_OLD = (True, True), (False, False)
@@ -22,6 +24,19 @@ def test_connections_move_on_both_hosts() -> None:
     assert world.leader.transfers.tally.moved == world.follower.transfers.tally.moved == 3
     assert not world.leader.transfers.busy
     assert not world.follower.transfers.busy
+
+
+def test_a_pair_that_is_current_again_is_gone_through_again() -> None:
+    world = World(1)
+    world.connect(1)
+    world.run(1)
+    pair = Pair(world.follower.own.current, world.follower.peer.current)
+    follower = world.follower.transfers
+    assert follower.followed_through(pair)
+    there = world.follower.peer
+    for peer in (Binding(A, (there.current,)), there):
+        follower.advance(world.follower.own, peer, ready=False, sequence=2, handover=HANDOVER, now=world.now)
+    assert not follower.followed_through(pair)
 
 
 def test_many_connections_move_in_batches() -> None:

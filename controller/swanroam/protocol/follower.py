@@ -54,7 +54,7 @@ class Follower:
     def __init__(self, tally: Tally) -> None:
         self.tally = tally
         self.finished: Pair | None = None
-        """The pair to which the leader has finished a round."""
+        """The pair to which the leader has finished a round, since that pair is the current one."""
         self._transfer: int | None = None
         self._old: Pair | None = None
         self._request: TransferRequest | None = None
@@ -81,6 +81,11 @@ class Follower:
         self._transfer = self._request = self._old = self.finished = None
         self._replies.clear()
         self._run_on(now)
+
+    def advance(self, current: Pair) -> None:
+        """The current pair may be another one now; should the hosts come back here, there will be a round anew."""
+        if self.finished != current:
+            self.finished = None
 
     def requested(
         self, message: TransferRequest, led: Iterable[Pair], now: float, *, willing: bool, yielding: bool

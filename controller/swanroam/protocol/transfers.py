@@ -57,6 +57,7 @@ class Transfers:
         self, own: Binding, peer: Binding, *, ready: bool, sequence: int, handover: bytes, now: float
     ) -> list[Action]:
         """What to do now. `ready`: the current pair is proven and has filters, and nobody counts sockets."""
+        self._follower.advance(Pair(own.current, peer.current))
         if not self.willing:
             return []
         self._leader.yielding = self._follower.holding
