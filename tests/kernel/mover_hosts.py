@@ -50,6 +50,14 @@ class MoverDied(AssertionError):  # noqa: N818 - that it died is what happened
     """Its end of the channel is closed."""
 
 
+class OtherAnswer(AssertionError):  # noqa: N818 - what it is depends on the test
+    """Not what it was asked for."""
+
+    def __init__(self, answer: Order | Answer) -> None:
+        super().__init__(answer)
+        self.answer = answer
+
+
 class Mover:
     """The daemon's side of a mover process."""
 
@@ -87,7 +95,8 @@ class Mover:
             self._received += part
         line, _, self._received = self._received.partition(b"\n")
         answer = decode(line)
-        assert isinstance(answer, kinds), answer
+        if not isinstance(answer, kinds):
+            raise OtherAnswer(answer)
         return answer
 
     def ask(self, order: Order, kind: type[T]) -> T:
@@ -299,8 +308,8 @@ def entries(*ports: int, protocol: SocketProtocol = SocketProtocol.TCP) -> tuple
 def hand_over(mobile: Mover, peer: Mover, here: Sequence[Entry], there: Sequence[Entry]) -> None:
     """Move the connections, all of which can be moved."""
     one, two = mobile.next_transfer(), peer.next_transfer()
-    mobile.send(Stop(one, tuple(here)))
-    ours, theirs = peer.stop(two, there), mobile.receive(Stopped)
+    mobile.send(Stop(one, tuple(here), hold_seconds=PATIENCE))
+    ours, theirs = peer.stop(two, there, hold_seconds=PATIENCE), mobile.receive(Stopped)
     assert not theirs.refusals, theirs
     assert not ours.refusals, ours
     mobile.send(Rebuild(one, ours.numbers))
@@ -324,8 +333,8 @@ def settle(mobile: Mover, peer: Mover, here: Entry, there: Entry) -> Place:
         if places[1] is Place.NEW:
             moved, other = other, moved
         one, two = moved[0].next_transfer(), other[0].next_transfer()
-        returning = moved[0].stop(one, [moved[1].reversed])
-        staying = other[0].stop(two, [other[1]])
+        returning = moved[0].stop(one, [moved[1].reversed], hold_seconds=PATIENCE)
+        staying = other[0].stop(two, [other[1]], hold_seconds=PATIENCE)
         assert not returning.refusals, returning
         assert not staying.refusals, staying
         assert moved[0].rebuild(one, dict(staying.numbers)).done == (0,)
