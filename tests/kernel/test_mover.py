@@ -392,23 +392,71 @@ def test_bad_orders_are_answered_and_do_no_harm() -> None:
         assert "under way already" in mover.receive(Failed).text
 
 
-def test_the_mover_keeps_few_rights() -> None:
+def test_the_mover_and_its_tracer_keep_few_rights() -> None:
     with Pair() as hosts:
         mover = hosts.mobile.mover()
         mover.inspect([])
-        found = subprocess.run(["pgrep", "-P", str(hosts.mobile.nursery_pid)], capture_output=True, check=True)
-        pid = int(found.stdout)
-        status = Path(f"/proc/{pid}/status").read_text()
-        fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
-        few = sum(1 << number for number in (2, 10, 12, 13, 19))
-        for name in ("CapEff", "CapPrm"):
-            assert int(fields[name], 16) == few
-        for name in ("CapInh", "CapBnd", "CapAmb"):
-            assert int(fields[name], 16) == 0
-        assert fields["NoNewPrivs"] == "1"
-        assert fields["Name"] == "swanroam-mover"
-        os.kill(pid, signal.SIGTERM)
+        keeper = only_child_of(hosts.mobile.nursery_pid)
+        for pid, name, few in (
+            (keeper, "swanroam-mover", (2, 10, 12, 13, 19)),
+            (only_child_of(keeper), "swanroam-tracer", (19,)),
+        ):
+            status = Path(f"/proc/{pid}/status").read_text()
+            fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+            for which in ("CapEff", "CapPrm"):
+                assert int(fields[which], 16) == sum(1 << number for number in few)
+            for which in ("CapInh", "CapBnd", "CapAmb"):
+                assert int(fields[which], 16) == 0
+            assert fields["NoNewPrivs"] == "1"
+            assert fields["Name"] == name[:15]
+            os.kill(pid, signal.SIGTERM)
         mover.inspect([])
+
+
+@pytest.mark.parametrize("dies", ["keeper", "tracer"])
+def test_nobody_is_left_when_one_of_the_mover_s_processes_is_killed(dies: str) -> None:
+    with Pair() as hosts:
+        client, ports = hosts.client("poll")
+        here, _ = entries(*ports)
+        mover = hosts.mobile.mover()
+        assert not mover.stop(1, here, hold_seconds=PATIENCE).refusals
+        keeper = only_child_of(hosts.mobile.nursery_pid)
+        family = [keeper, *children_of(keeper)]
+        assert len(family) == 3
+        tracer = next(pid for pid in family if name_of(pid) == "swanroam-tracer")
+        assert client.state() == "t"
+        os.kill(keeper if dies == "keeper" else tracer, signal.SIGKILL)
+        if dies == "tracer":
+            assert mover.receive(Expired) == Expired(1, ())
+        mover.wait_ended()
+        until(lambda: client.state() != "t" and not any(map(is_alive, family)))
+        mover.channel.close()
+        with hosts.mobile.mover() as next_one:
+            next_one.send(Unlock(tuple(here)))
+            client.goes_on()
+            client.end()
+        assert hosts.resets() == 0
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(line) for line in subprocess.run(["pgrep", "-P", str(pid)], capture_output=True).stdout.split()]
+
+
+def only_child_of(pid: int) -> int:
+    (child,) = children_of(pid)
+    return child
+
+
+def name_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/comm").read_text().rstrip("\n")
+
+
+def is_alive(pid: int) -> bool:
+    """A zombie is not: its parent is about to ask for it."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
 
 
 def test_hundreds_of_connections_of_one_program_move_together() -> None:

@@ -17,7 +17,8 @@ from swanroam.transport.finding import Finder, look_again
 from swanroam.transport.jobs import Build, Held, LetGo, Read, Stage
 from swanroam.transport.orders import Entry, Expired, Go, Gone, Place, Reason, Rebuild, Rebuilt, Refusal, Stop, Stopped
 from swanroam.transport.owners import OwnerTable, look_at
-from swanroam.transport.stopping import NotStopped, StopFailure, Stopper
+from swanroam.transport.stopping import NotStopped, StopFailure
+from swanroam.transport.tracer import Tracer
 
 _ROUNDS: Final = 5
 """How often processes that got a socket by fork meanwhile are stopped too."""
@@ -37,7 +38,7 @@ class Transfer:
         self,
         order: Stop,
         xfrm: XfrmSocket,
-        stopper: Stopper,
+        tracer: Tracer,
         owners: OwnerTable,
         finder: Finder,
         begun: Callable[[], None],
@@ -47,11 +48,11 @@ class Transfer:
         self._begun = begun
         self._order = order
         self._xfrm = xfrm
-        self._stopper = stopper
+        self._tracer = tracer
         self._owners = owners
         self._finder = finder
         self._held: list[Held] = []
-        self._crew = Crew(self._held, owners.ignored)
+        self._crew = Crew(self._held, owners.ignored, tracer.lifeline.fileno())
         self._stopped: set[int] = set()
         self._ended: set[int] = set()
         self._locked: set[TcpTuple] = set()
@@ -161,7 +162,7 @@ class Transfer:
 
     def _stop_owners(self, pids: Collection[int]) -> None:
         """Sockets of those that cannot be stopped are refused; their other owners run again soon."""
-        failures = {failure.pid: failure for failure in self._stopper.stop(pids)}
+        failures = {failure.pid: failure for failure in self._tracer.stop(pids)}
         self._stopped |= set(pids) - failures.keys()
         self._ended |= {pid for pid, failure in failures.items() if failure.failure is StopFailure.VANISHED}
         for held in self._held:
@@ -224,7 +225,7 @@ class Transfer:
     def _let_owners_go(self, pids: Iterable[int]) -> None:
         going = set(pids)
         self._stopped -= going
-        self._stopper.let_go(going)
+        self._tracer.let_go(going)
 
     def _remaining(self) -> list[Held]:
         return [held for held in self._held if held.stage not in (Stage.FREE, Stage.LOST)]
