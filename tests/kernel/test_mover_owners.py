@@ -1,9 +1,6 @@
 """Owners of sockets that are special: each is stopped and runs on, or is left alone, with the reason."""
 
-import os
-import subprocess
 import sys
-from contextlib import suppress
 
 import pytest
 
