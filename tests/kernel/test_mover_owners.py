@@ -97,7 +97,7 @@ def test_an_owner_in_a_user_namespace_of_its_own_moves() -> None:
 
 
 def test_an_owner_over_whom_the_mover_has_no_rights_is_left_alone() -> None:
-    """The mover is in a user namespace; the owner, in the one above, is out of its reach, though of the same network."""
+    """The mover is in a user namespace; the owner, in the one above, is out of its reach, in the same network."""
     program = f"{CONNECT}; print(s.getsockname()[1], flush=True); sys.stdin.readline(); {ECHO}; sys.stdin.read()"
     with Pair() as hosts:
         started, port = owner(hosts, program)

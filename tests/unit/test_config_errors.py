@@ -118,7 +118,8 @@ peers:
         # Sockets
         (
             "sockets: {hold: 1m}",
-            "f:5:17: sockets.hold: is 1m, out of range; write a duration from 100ms to 10s, as 30, 30s, 500ms, 5m or 1h",
+            "f:5:17: sockets.hold: is 1m, out of range; "
+            "write a duration from 100ms to 10s, as 30, 30s, 500ms, 5m or 1h",
         ),
         (
             "sockets: {end_after: soon}",
