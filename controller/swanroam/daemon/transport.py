@@ -315,7 +315,8 @@ class LocalSockets:
         number = self._mover.number()
         stopped = await self._mover.ask(self._stop_order(number, entries), Stopped)
         await self._mover.ask(Rebuild(number, {index: back[key] for index, key in enumerate(keys)}), Rebuilt)
-        gone = await self._mover.ask(Go(number), Gone)
+        every = tuple(range(len(entries)))  # what could not return must not answer for the pair where the peer's is
+        gone = await self._mover.ask(Go(number, keep_locks=every), Gone)
         return _kept(keys, dict(stopped.refusals) | dict(gone.refusals))
 
     async def _move_datagrams(self, owner: str, old: Pair, new: Pair) -> None:
