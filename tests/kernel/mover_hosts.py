@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from ipaddress import ip_address
 from pathlib import Path
@@ -46,6 +46,13 @@ PATIENCE = 20.0
 T = TypeVar("T", bound=Answer)
 
 
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
 class MoverDied(AssertionError):  # noqa: N818 - that it died is what happened
     """Its end of the channel is closed."""
 
@@ -61,10 +68,10 @@ class OtherAnswer(AssertionError):  # noqa: N818 - what it is depends on the tes
 class Mover:
     """The daemon's side of a mover process."""
 
-    def __init__(self, channel: socket.socket) -> None:
+    def __init__(self, channel: socket.socket, transfers: Iterable[int] = range(1, 1 << 30)) -> None:
         self.channel = channel
         self._received = b""
-        self._transfers = iter(range(1, 1 << 30))
+        self._transfers = iter(transfers)
 
     def send(self, *orders: Order) -> None:
         try:
@@ -186,6 +193,7 @@ class Host:
 
     def __init__(self, stack: ExitStack) -> None:
         self._stack = stack
+        self._movers: socket.socket | None = None
         self._holder = subprocess.Popen(
             ["unshare", "-n", "sh", "-c", "echo; exec sleep infinity"], stdout=subprocess.PIPE
         )
@@ -229,8 +237,10 @@ class Host:
         return self.start(sys.executable, "-u", str(PROGRAMS), *arguments)
 
     def mover(self) -> Mover:
-        """A mover as the daemon gets it."""
-        channel = nursery.ask(self.nursery(sys.executable, "-P", "-m", "swanroam.transport"))
+        """A mover as the daemon gets it: from the host's one nursery."""
+        if self._movers is None:
+            self._movers = self.nursery(sys.executable, "-P", "-m", "swanroam.transport")
+        channel = nursery.ask(self._movers)
         self._stack.callback(channel.close)
         return Mover(channel)
 

@@ -6,12 +6,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from kernel.mover_hosts import NEW, OLD, PATIENCE, Mover, Pair, entries, hand_over, settle
+from kernel.mover_hosts import NEW, OLD, PATIENCE, Mover, Pair, entries, hand_over, settle, until
 from swanroam.kernel.sock_diag import SocketProtocol
 from swanroam.transport import nursery
 from swanroam.transport.orders import (
@@ -32,13 +31,6 @@ from swanroam.transport.orders import (
 )
 
 pytestmark = pytest.mark.kernel
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
 
 
 def test_inspecting_changes_nothing_and_tells_owners_and_places() -> None:
@@ -84,6 +76,7 @@ def test_a_transfer_of_which_nothing_is_left_to_stop_ends_by_its_limit_too() -> 
         assert mover.receive(Expired, timeout=2.0) == Expired(1, ())
 
 
+@pytest.mark.both
 def test_owners_are_held_from_stop_to_go_and_locks_remain_only_where_the_socket_was() -> None:
     with Pair() as hosts:
         client, ports = hosts.client("threads")
@@ -224,6 +217,7 @@ def test_the_daemon_goes_at_every_step(step: str, end: str) -> None:
         assert hosts.resets() == 0
 
 
+@pytest.mark.both
 def test_a_program_that_is_stopped_by_its_terminal_stays_so_and_its_connection_moves() -> None:
     with Pair() as hosts:
         client, ports = hosts.client("poll")
@@ -274,6 +268,7 @@ def test_a_traced_owner_is_left_alone() -> None:
         client.end()
 
 
+@pytest.mark.both
 def test_an_owner_with_io_uring_is_left_alone() -> None:
     program = (
         "import ctypes, socket, sys; libc = ctypes.CDLL(None, use_errno=True);"
@@ -413,6 +408,7 @@ def test_the_mover_and_its_tracer_keep_few_rights() -> None:
         mover.inspect([])
 
 
+@pytest.mark.both
 @pytest.mark.parametrize("dies", ["keeper", "tracer"])
 def test_nobody_is_left_when_one_of_the_mover_s_processes_is_killed(dies: str) -> None:
     with Pair() as hosts:

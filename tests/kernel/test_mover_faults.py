@@ -3,6 +3,7 @@
 import json
 import socket
 import sys
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
@@ -27,13 +28,13 @@ class FaultyMovers:
         self._requests = host.nursery(sys.executable, mover_faults.__file__)
         self._log = log
 
-    def start(self, who: str = "nobody", step: int = 0) -> Mover:
+    def start(self, who: str = "nobody", step: int = 0, transfers: Iterable[int] = count(1)) -> Mover:
         ours, theirs = socket.socketpair()
         self._hosts.callback(ours.close)
         request = json.dumps({"who": who, "step": step, "log": str(self._log)})
         with theirs:
             socket.send_fds(self._requests, [request.encode()], [theirs.fileno()])
-        return Mover(ours)
+        return Mover(ours, transfers)
 
 
 def deaths(log: Path) -> int:
@@ -59,22 +60,27 @@ def try_to_hand_over(mobile: Mover, peer: Mover, here: Entry, there: Entry) -> N
 
 
 def test_the_worker_dies_at_every_step(tmp_path: Path) -> None:
-    log = tmp_path / "died"
-    with Pair() as hosts:
-        client, ports = hosts.client("epoll-edge")
-        mobile = FaultyMovers(hosts, hosts.mobile, log).start("worker")
-        peer = FaultyMovers(hosts, hosts.peer, log).start()
-        here, there = entries(*ports)
-        for transfer in count(1):
-            hosts.steer(NEW if transfer % 2 else OLD)
-            hand_over(mobile, peer, here, there)
-            here, there = [here[0].reversed], [there[0].reversed]
-            client.goes_on()
-            if deaths(log) < transfer:
-                break
-        client.end()
-        assert hosts.resets() == 0
-        assert deaths(log) > 80
+    def run(first: int) -> int:
+        """Every AT_A_TIMEth step; how many there were."""
+        log = tmp_path / f"died{first}"
+        with Pair() as hosts:
+            client, ports = hosts.client("epoll-edge")
+            mobile = FaultyMovers(hosts, hosts.mobile, log).start("worker", transfers=count(first, AT_A_TIME))
+            peer = FaultyMovers(hosts, hosts.peer, log).start()
+            here, there = entries(*ports)
+            for moves in count(1):
+                hosts.steer(NEW if moves % 2 else OLD)
+                hand_over(mobile, peer, here, there)
+                here, there = [here[0].reversed], [there[0].reversed]
+                client.goes_on()
+                if deaths(log) < moves:
+                    break
+            client.end()
+            assert hosts.resets() == 0
+            return deaths(log)
+
+    with ThreadPoolExecutor(AT_A_TIME) as pool:
+        assert sum(pool.map(run, range(1, AT_A_TIME + 1))) > 80
 
 
 @pytest.mark.parametrize(

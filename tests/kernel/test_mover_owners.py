@@ -1,10 +1,11 @@
 """Owners of sockets that are special: each is stopped and runs on, or is left alone, with the reason."""
 
+import subprocess
 import sys
 
 import pytest
 
-from kernel.mover_hosts import NEW, PATIENCE, Mover, Pair, Program, entries, hand_over
+from kernel.mover_hosts import NEW, PATIENCE, Mover, Pair, Program, entries, hand_over, until
 from swanroam.transport import nursery
 from swanroam.transport.orders import Place, Reason
 
@@ -97,7 +98,7 @@ def test_an_owner_in_a_user_namespace_of_its_own_moves() -> None:
 
 
 def test_an_owner_over_whom_the_mover_has_no_rights_is_left_alone() -> None:
-    """The mover is in a user namespace; the owner, in the one above, is out of its reach, in the same network."""
+    """The mover is in a user namespace; the owner is in the one above, out of its reach, though in the same network."""
     program = f"{CONNECT}; print(s.getsockname()[1], flush=True); sys.stdin.readline(); {ECHO}; sys.stdin.read()"
     with Pair() as hosts:
         started, port = owner(hosts, program)
@@ -108,3 +109,61 @@ def test_an_owner_over_whom_the_mover_has_no_rights_is_left_alone() -> None:
         with Mover(nursery.ask(requests)) as confined:
             assert confined.inspect(here).refusals[0].reason in (Reason.NO_OWNER, Reason.PERMISSION)
         assert started.ask("") == "b'a line'"
+
+
+WAITING = {
+    "epoll_wait": "libc.epoll_wait(epoll.fileno(), buffer, 1, -1)",
+    "recv with a time limit": "libc.recv(s.fileno(), buffer, 100, 0)",
+    "recv": "libc.recv(s.fileno(), buffer, 100, 0)",
+    "poll": "libc.poll(buffer, 1, -1)",
+    "select": "libc.select(s.fileno() + 1, bits, None, None, None)",
+}
+"""By the C library: Python itself would call again after EINTR, and hide it."""
+
+
+@pytest.mark.both
+def test_what_a_program_notices_that_waits_while_its_connection_moves() -> None:
+    """EINTR from calls that signal(7) names as never restarted after a stop; nothing from others."""
+    noticed = {}
+    with Pair() as hosts:
+        assert hosts.peer.python("echo").line() == "up"
+        mobile, peer = hosts.movers()
+        programs = {}
+        for name, call in WAITING.items():
+            started = hosts.mobile.start(
+                sys.executable,
+                "-c",
+                "import ctypes, errno, select, socket, struct\n"
+                f"{CONNECT}; libc = ctypes.CDLL(None, use_errno=True); epoll = select.epoll(); epoll.register(s, 1)\n"
+                f"if 'limit' in {name!r}:\n"
+                "    s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack('ll', 90, 0))\n"
+                "buffer = ctypes.create_string_buffer(struct.pack('ihh', s.fileno(), 1, 0), 128)\n"
+                "bits = ctypes.create_string_buffer((1 << s.fileno()).to_bytes(128, 'little'), 128)\n"
+                "print(s.getsockname()[1], flush=True)\n"
+                f"result = {call}; number = ctypes.get_errno()\n"
+                "print(errno.errorcode.get(number, number) if result < 0 else result > 0, flush=True)",
+            )
+            programs[name] = started, int(started.line())
+        for started, _ in programs.values():
+            until(lambda started=started: started.state() == "S")
+        here, there = entries(*(port for _, port in programs.values()))
+        hosts.steer(NEW)
+        hand_over(mobile, peer, here, there)
+        for name, (started, _) in programs.items():
+            noticed[name] = started.line() if has_ended(started) else "nothing"
+    assert noticed == {
+        "epoll_wait": "EINTR",
+        "recv with a time limit": "EINTR",
+        "recv": "nothing",
+        "poll": "nothing",
+        "select": "nothing",
+    }
+
+
+def has_ended(program: Program) -> bool:
+    """Whether it ends within a moment: an interrupted call has made it go on."""
+    try:
+        program.process.wait(1.0)
+    except subprocess.TimeoutExpired:
+        return False
+    return True

@@ -227,3 +227,18 @@ def test_what_is_no_connection_of_the_pair_is_not_found() -> None:
         assert hosts.mobile.python("echo").line() == "up"  # listens, is not connected
         here, _there = accepted(9)
         assert hosts.mobile.mover().inspect(here).refusals[0].reason is Reason.NOT_FOUND
+
+
+def test_a_connection_that_its_program_has_closed_while_data_was_under_way_is_left_alone() -> None:
+    with Pair() as hosts:
+        client, server, port = talkers(hosts)
+        mobile = hosts.mobile.mover()
+        here, _ = entries(port)
+        assert client.ask("s.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)") == "None"
+        sent = int(client.ask("s.send(bytes(1 << 24), socket.MSG_DONTWAIT)"))  # more than the server takes unread
+        assert client.ask("s.close()") == "None"
+        refusal = mobile.inspect(here).refusals[0]
+        assert (refusal.reason, refusal.detail) == (Reason.NO_OWNER, "FIN_WAIT1")
+        assert mobile.stop(1, here).refusals[0].reason is Reason.NO_OWNER
+        assert server.ask(f"len(s.recv({sent}, socket.MSG_WAITALL))") == str(sent)
+        assert server.ask("s.recv(1)") == "b''"

@@ -73,6 +73,9 @@ AGAIN = 0.2
 """Seconds after which a transfer that was cut short is begun anew, and up to as much more. Doubled each time that
 nothing has moved, up to what two rounds have between them: nobody is to be stopped again and again for nothing."""
 MOST_DOUBLINGS = 8
+SMALLER = 4
+"""By what the size of a transfer is divided when one was not through within the time limit: on a slow machine many
+sockets take longer than a program may be stopped."""
 PATIENCE = 5.0
 """Seconds in which the peer must have answered a request that holds nobody up."""
 FAREWELLS = 4
@@ -131,6 +134,8 @@ class Leader:
         self._cut_short = False
         self._in_vain = 0
         """Times that it was cut short since a socket moved."""
+        self._size = MAX_CONNECTIONS
+        """Connections that a transfer takes: fewer when the last was not through within the time limit."""
 
     @property
     def busy(self) -> bool:
@@ -198,8 +203,8 @@ class Leader:
         }
         self._keep(event.old, event.kept)
         movable = sorted(event.movable)
-        for start in range(0, len(movable), MAX_CONNECTIONS):
-            self._batches.append(Batch(event.old, event.new, tuple(movable[start : start + MAX_CONNECTIONS])))
+        for start in range(0, len(movable), self._size):
+            self._batches.append(Batch(event.old, event.new, tuple(movable[start : start + self._size])))
         return self._next(now)
 
     def stopped(self, event: SocketsStopped, now: float) -> list[Action]:
@@ -244,6 +249,7 @@ class Leader:
         obstacle = Obstacle.FAILED if isinstance(event, TransferFailed) else Obstacle.SILENT
         batch = self._batch
         self._keep(batch.old, [Kept(key, obstacle, detail) for key in batch.own or batch.keys])
+        self._size = max(1, self._size // SMALLER)
         self._cut_short = True
         return self._cut(now)
 
@@ -309,6 +315,7 @@ class Leader:
         self.tally.moved += len(batch.moved)
         if batch.moved:
             self._in_vain = 0
+            self._size = min(self._size * 2, MAX_CONNECTIONS)
         for key in batch.moved:
             self.tally.kept.pop((batch.old, key), None)
 
@@ -363,7 +370,6 @@ class Leader:
         self._batches.clear()
         self._pairs.clear()
         self._batch = None
-        self.rounds += 1
         self._rest(now)
         return []
 
