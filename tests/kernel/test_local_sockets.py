@@ -168,6 +168,23 @@ def test_a_socket_that_an_earlier_transfer_left_elsewhere_is_taken_on_or_home(*,
     with_ends(scenario)
 
 
+def test_another_connection_at_the_new_addresses_is_left_in_peace() -> None:
+    """It has the same ports by chance. Locked for the sake of the other, it would be silent for two minutes."""
+
+    async def scenario(ends: Ends) -> None:
+        with socket.socket() as other:
+            other.bind((str(B), ends.key.port))
+            other.connect((str(P), PORT))
+            found = await ends.follow(InspectSockets(1, Pair(P, A), Pair(P, B), (ends.mirrored,)))
+            assert [kept.obstacle for kept in found.kept] == [Obstacle.CHANGED], found.kept
+            stopped = await ends.lead(StopSockets(1, Pair(A, P), Pair(B, P), (ends.key,)))
+            assert not stopped.numbers
+            assert ip("xfrm policy") == ""
+        await ends.echo("after")
+
+    with_ends(scenario)
+
+
 def test_what_is_not_yet_accepted_is_not_kept_for_good() -> None:
     """A handover finds connections at any moment of their lives."""
 
