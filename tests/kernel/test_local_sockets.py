@@ -14,10 +14,11 @@ import pytest
 
 from kernel.fresh_namespace import in_fresh_namespace, ip
 from swanroam.config import PeerSettings, SocketSettings
-from swanroam.daemon.transport import LocalSockets
+from swanroam.daemon.transport import _OBSTACLES, LocalSockets
 from swanroam.kernel.sockets import sockets_on
 from swanroam.protocol.host_state import Pair
-from swanroam.protocol.messages import Transport
+from swanroam.protocol.leader import _FOR_GOOD
+from swanroam.protocol.messages import Obstacle, Transport
 from swanroam.protocol.transfer import (
     InspectSockets,
     Key,
@@ -31,6 +32,9 @@ from swanroam.protocol.transfer import (
     StopSockets,
     TransferOrder,
 )
+from swanroam.transport.image import Reason as ImageReason
+from swanroam.transport.image import Refused
+from swanroam.transport.moving import refusal_for
 
 pytestmark = pytest.mark.kernel
 
@@ -162,6 +166,46 @@ def test_a_socket_that_an_earlier_transfer_left_elsewhere_is_taken_on_or_home(*,
         await ends.echo("after")
 
     with_ends(scenario)
+
+
+def test_another_connection_at_the_new_addresses_is_left_in_peace() -> None:
+    """It has the same ports by chance. Locked for the sake of the other, it would be silent for two minutes."""
+
+    async def scenario(ends: Ends) -> None:
+        with socket.socket() as other:
+            other.bind((str(B), ends.key.port))
+            other.connect((str(P), PORT))
+            found = await ends.follow(InspectSockets(1, Pair(P, A), Pair(P, B), (ends.mirrored,)))
+            assert [kept.obstacle for kept in found.kept] == [Obstacle.CHANGED], found.kept
+            stopped = await ends.lead(StopSockets(1, Pair(A, P), Pair(B, P), (ends.key,)))
+            assert not stopped.numbers
+            assert ip("xfrm policy") == ""
+        await ends.echo("after")
+
+    with_ends(scenario)
+
+
+def test_what_is_not_yet_accepted_is_not_kept_for_good() -> None:
+    """A handover finds connections at any moment of their lives."""
+
+    async def scenario(ends: Ends) -> None:
+        with socket.create_server((str(P), 7001), backlog=1) as listener, socket.socket() as client:
+            client.bind((str(A), 7002))
+            client.connect((str(P), 7001))  # it waits to be accepted
+            waiting = await ends.follow(InspectSockets(1, Pair(P, A), Pair(P, B), (Key(Transport.TCP, 7001, 7002),)))
+            assert [kept.obstacle for kept in waiting.kept] == [Obstacle.OWNER], waiting.kept
+            listener.accept()[0].close()
+
+    with_ends(scenario)
+
+
+@pytest.mark.parametrize("reason", ImageReason)
+def test_only_what_time_does_not_change_is_kept_for_good(reason: ImageReason) -> None:
+    passing = {ImageReason[name] for name in ("STATE", "REPAIR", "URGENT_DATA", "PORT_TAKEN", "PEER_DISAGREES")}
+    routing = {ImageReason[name] for name in ("NO_ADDRESS", "SOURCE", "ROUTE")}
+    obstacle = _OBSTACLES[refusal_for(Refused(reason)).reason]
+    assert (obstacle in _FOR_GOOD) == (reason not in passing | routing)
+    assert (obstacle is Obstacle.ROUTE) == (reason in routing)
 
 
 def test_what_cannot_go_back_stays_locked_at_the_old_pair() -> None:

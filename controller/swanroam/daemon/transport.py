@@ -73,7 +73,7 @@ _OBSTACLES = {
     Reason.NOT_FOUND: Obstacle.NOT_FOUND,
     Reason.WILDCARD: Obstacle.NOTHING_TO_DO,
     Reason.EXCLUDED: Obstacle.CONFIGURED,
-    Reason.NO_OWNER: Obstacle.KIND,
+    Reason.NO_OWNER: Obstacle.OWNER,  # a listener may be about to accept it
     Reason.OWN: Obstacle.KIND,
     Reason.TRACED: Obstacle.OWNER,
     Reason.PERMISSION: Obstacle.OWNER,
@@ -82,6 +82,9 @@ _OBSTACLES = {
     Reason.NOT_STOPPED: Obstacle.OWNER,
     Reason.VANISHED: Obstacle.CHANGED,
     Reason.UNMOVABLE: Obstacle.KIND,
+    Reason.BOUND: Obstacle.BOUND,
+    Reason.ROUTE: Obstacle.ROUTE,
+    Reason.PASSING: Obstacle.CHANGED,
     Reason.NO_NUMBER: Obstacle.CHANGED,
     Reason.CHANGED: Obstacle.CHANGED,
     Reason.TIMED_OUT: Obstacle.CHANGED,
