@@ -27,6 +27,8 @@ from scenarios.agreement import contradictions, rekey_all
 
 GRACE = "1s"
 """Short: what is shown does not depend on its length."""
+ON_THE_CARRIER = {"defaults": {"transport": "keep"}}
+"""Configuration for stories that are about the carrier: no socket moves."""
 
 
 def start(
@@ -165,6 +167,26 @@ class Story:
             end.controller.wait_event("handover_step_finished", timeout, step="filters", handover=handover)
         return record
 
+    def wait_transport(self, host: Host | None = None, timeout: float = 60.0) -> dict[str, Any]:
+        """The sockets of a host's latest handover have been gone over, on both sides. Returns the host's record."""
+        host = host or self.lab.mobile
+        handover = self.wait_arrived(host, timeout)["handover"]
+        records = [
+            end.controller.wait_event("handover_step_finished", timeout, step="transport", handover=handover)
+            for end in (host, *host.controller.peers)
+        ]
+        return records[0]
+
+    def wait_ready(self, host: Host | None = None, timeout: float = 30.0) -> None:
+        """The controller of a host (of all, if None) knows all its peers, and they know it. After a restart."""
+        for one in [host] if host else self.lab.hosts:
+            wait_for(
+                lambda one=one: all(peer["managed"] and not peer["problem"] for peer in one.status()["peers"]),
+                timeout,
+                f"{one.name}: its controller has taken over",
+                one.controller.log_tail,
+            )
+
     def wait_one_control_child(self, timeout: float = 30.0) -> None:
         """The control CHILD_SAs of earlier address pairs have ended; each host has one for each peer."""
         for host in self.lab.hosts:
@@ -195,6 +217,12 @@ class Story:
         self.wait_rest()
         for host in self.lab.hosts:
             self.fresh[host.name] = host.snapshot()
+        self.note_descriptors()
+
+    def note_descriptors(self) -> None:
+        """After a restart, when all are at rest: this is how many descriptors each controller has."""
+        self.wait_rest()
+        for host in self.lab.hosts:
             self.descriptors[host.name] = remains.descriptors(host)
 
     def finish(self, *, rekey: bool = True) -> None:
@@ -208,6 +236,7 @@ class Story:
         for host in self.lab.hosts:
             assert host.stop_controller() == 0
         for host in self.lab.hosts:
+            remains.assert_no_process(host)
             remains.assert_same(host, self.before[host.name], self.began_in, "before the controllers came")
         self.assert_nothing_in_clear()
 

@@ -26,7 +26,6 @@ from swanroam.protocol.events import (
 from swanroam.protocol.filters import FILTERS_PATIENCE
 from swanroam.protocol.handover import Result, Step
 from swanroam.protocol.host_state import Carried, HostState, Pair
-from swanroam.protocol.leader import PATIENCE
 from swanroam.protocol.messages import (
     MAX_DEPRECATED,
     MAX_SEQUENCE,
@@ -37,11 +36,14 @@ from swanroam.protocol.messages import (
     Message,
     PathResponse,
     Stage,
+    TransferReply,
+    TransferRequest,
+    TransferStage,
     Transport,
     Verdict,
 )
 from swanroam.protocol.release import READ_LATE, RELEASE_RETRY
-from swanroam.protocol.transfer import FindSockets, Key, SocketsFound
+from swanroam.protocol.transfer import FindSockets, Key, SocketsFound, StopSockets, TransferExpired
 from swanroam.protocol.transfers import SETTLING
 from unit.driver import (
     SETTINGS,
@@ -692,9 +694,17 @@ def test_address_is_not_vacant_while_a_socket_may_have_to_go_back_there():
     while not searches:  # the next round
         mobile.now = mobile.machine.deadline() or 0.0
         searches = found(mobile.machine.feed(TimerExpired(), mobile.now), FindSockets)
-    mobile.feed(SocketsFound(searches[0].old, searches[0].new, (Key(Transport.TCP, 40000, 80),), ()))
-    assert mobile.applied.reachable == {A, B}
-    mobile.count({A: 1}, PATIENCE + SETTLING - 0.1)
+    actions = mobile.feed(SocketsFound(searches[0].old, searches[0].new, (Key(Transport.TCP, 40000, 80),), ()))
+    request = only(sent(actions, TransferRequest))
+    assert mobile.applied.reachable == {B}
+    movable = tuple(
+        replace(entry, port=entry.remote_port, remote_port=entry.port) for entry in request.connections
+    )  # as the peer sees them
+    reply = TransferReply(request.sequence, request.handover, request.transfer, TransferStage.PREPARE, movable)
+    order = only(found(mobile.receive(reply), StopSockets))
+    assert mobile.applied.reachable == {A, B}, "before anything is stopped"
+    mobile.feed(TransferExpired(order.transfer))
+    mobile.count({A: 1}, SETTLING - 0.1)
     assert mobile.applied.reachable == {A, B}
     mobile.count({A: 1}, 0.2)
     assert mobile.applied.reachable == {B}

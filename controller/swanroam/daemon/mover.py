@@ -58,6 +58,7 @@ class Mover:
         self._expired = expired
         self._numbers = itertools.count(1)
         self._nursery: socket.socket | None = None
+        self._process: asyncio.subprocess.Process | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._reading: asyncio.Task[None] | None = None
         self._starting = asyncio.Lock()
@@ -78,7 +79,7 @@ class Mover:
         argv = [sys.executable, "-P", "-m", "swanroam.transport", "--fd", str(theirs.fileno())]
         try:
             with theirs:
-                await asyncio.create_subprocess_exec(
+                self._process = await asyncio.create_subprocess_exec(
                     *argv, pass_fds=[theirs.fileno()], stdin=asyncio.subprocess.DEVNULL, start_new_session=True
                 )
         except OSError as error:
@@ -131,6 +132,10 @@ class Mover:
             await asyncio.gather(self._reading, return_exceptions=True)
         if self._nursery is not None:
             self._nursery.close()
+        if self._process is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(5.0):
+                    await self._process.wait()
 
     async def _connect(self) -> None:
         """A mover, if there is none. Raises MoverError."""

@@ -23,7 +23,9 @@ The follower goes first, so this holds always: *a socket of the leader's at the 
 hold programs for a limited time only; when it is over, a socket stays where it is at that moment. If messages are lost
 the follower's may then be at the new pair and the leader's at the old one, locked against each other: nothing flows and
 nothing is lost. The next attempt finds it so: it begins anew by what the sockets themselves say, and what is at the
-new pair already is only asked for its number. So nothing has to be remembered over a crash of either side.
+new pair already is only asked for its number. So nothing has to be remembered over a crash of either side. When the
+address has changed once more meanwhile, the follower finds its socket at the pair that was the new one, and takes it on
+from there: the number tells that it is the same connection.
 
 A *round* goes over all old pairs, in transfers of at most MAX_CONNECTIONS. Rounds are repeated, at growing intervals,
 as long as there are old pairs: what could not move may be able to later.
@@ -68,7 +70,12 @@ from swanroam.protocol.transfer import (
 ROUNDS = (1.0, 30.0)
 """Seconds between two rounds: first, and at most."""
 AGAIN = 0.2
-"""Seconds after which a transfer that was cut short is begun anew, and up to as much more."""
+"""Seconds after which a transfer that was cut short is begun anew, and up to as much more. Doubled each time that
+nothing has moved, up to what two rounds have between them: nobody is to be stopped again and again for nothing."""
+MOST_DOUBLINGS = 8
+SMALLER = 4
+"""By what the size of a transfer is divided when one was not through within the time limit: on a slow machine many
+sockets take longer than a program may be stopped."""
 PATIENCE = 5.0
 """Seconds in which the peer must have answered a request that holds nobody up."""
 FAREWELLS = 4
@@ -125,16 +132,15 @@ class Leader:
         self._batch: Batch | None = None
         self._began = 0.0
         self._cut_short = False
+        self._in_vain = 0
+        """Times that it was cut short since a socket moved."""
+        self._size = MAX_CONNECTIONS
+        """Connections that a transfer takes: fewer when the last was not through within the time limit."""
 
     @property
     def busy(self) -> bool:
         """Sockets are being looked for or moved: they cannot be counted now."""
         return self._phase not in (Phase.IDLE, Phase.FINISHING)
-
-    @property
-    def transferring(self) -> bool:
-        """Sockets were named to the peer, and are on their way or about to be."""
-        return self._batch is not None
 
     @property
     def holding(self) -> bool:
@@ -197,8 +203,8 @@ class Leader:
         }
         self._keep(event.old, event.kept)
         movable = sorted(event.movable)
-        for start in range(0, len(movable), MAX_CONNECTIONS):
-            self._batches.append(Batch(event.old, event.new, tuple(movable[start : start + MAX_CONNECTIONS])))
+        for start in range(0, len(movable), self._size):
+            self._batches.append(Batch(event.old, event.new, tuple(movable[start : start + self._size])))
         return self._next(now)
 
     def stopped(self, event: SocketsStopped, now: float) -> list[Action]:
@@ -243,6 +249,7 @@ class Leader:
         obstacle = Obstacle.FAILED if isinstance(event, TransferFailed) else Obstacle.SILENT
         batch = self._batch
         self._keep(batch.old, [Kept(key, obstacle, detail) for key in batch.own or batch.keys])
+        self._size = max(1, self._size // SMALLER)
         self._cut_short = True
         return self._cut(now)
 
@@ -306,6 +313,9 @@ class Leader:
 
     def _count(self, batch: Batch) -> None:
         self.tally.moved += len(batch.moved)
+        if batch.moved:
+            self._in_vain = 0
+            self._size = min(self._size * 2, MAX_CONNECTIONS)
         for key in batch.moved:
             self.tally.kept.pop((batch.old, key), None)
 
@@ -360,7 +370,6 @@ class Leader:
         self._batches.clear()
         self._pairs.clear()
         self._batch = None
-        self.rounds += 1
         self._rest(now)
         return []
 
@@ -368,15 +377,20 @@ class Leader:
         self._phase = Phase.IDLE
         self._exchange.stop()
         if self._cut_short:
-            self._due = now + AGAIN * (1 + self._jitter())
+            self._due = now + min(AGAIN * 2**self._in_vain, ROUNDS[1]) * (1 + self._jitter())
             self._cut_short = False
+            self._in_vain = min(self._in_vain + 1, MOST_DOUBLINGS)
         else:
+            self._in_vain = 0
             self._due = now + self._delay
             self._delay = min(self._delay * 2, ROUNDS[1])
 
     def _restart(self, new: Pair, now: float) -> None:
+        if self._new != new:
+            self.tally.kept.clear()  # what could not move to another address may be able to move to this one
         self.forget()
         self.tally.moved = 0
+        self._in_vain = 0
         self._new = new
         self._due = now
         self._delay = ROUNDS[0]

@@ -73,6 +73,8 @@ class InspectSockets:
     old: Pair
     new: Pair
     keys: tuple[Key, ...]
+    elsewhere: tuple[Pair, ...] = ()
+    """Other pairs, to which an earlier transfer may have taken a TCP socket while the peer's stayed at the old one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +123,8 @@ class MoveSockets:
     new: Pair
     numbers: Numbers
     """The peer's."""
+    elsewhere: tuple[Pair, ...] = ()
+    """As for InspectSockets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +138,7 @@ class SocketsMoved:
 
 @dataclass(frozen=True, slots=True)
 class LetGo:
-    """Let the programs of a transfer run on; `back` return to the old pair first, also when they ran on already."""
+    """Let the programs of a transfer run on; `back` go to the old pair first, also when they ran on already."""
 
     transfer: int
     old: Pair

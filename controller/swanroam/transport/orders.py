@@ -59,6 +59,9 @@ class Reason(Enum):
     NOT_STOPPED = "its owner did not stop in time"
     VANISHED = "its owner has ended"
     UNMOVABLE = "a socket of this kind cannot be moved"
+    BOUND = "it is bound to where it is"
+    ROUTE = "the routing does not let it use the new address"
+    PASSING = "it cannot be moved as it is now"
     NO_NUMBER = "the peer has not named its number"
     CHANGED = "it has received something since its number was told"
     TIMED_OUT = "it would have been held too long"
@@ -146,6 +149,8 @@ class Stop:
     """From the moment before the first owner is stopped. Then everything is let go where it is."""
     lock_seconds: int = 30
     """After which the kernel removes the locks, whatever has become of the mover."""
+    exclusions: Exclusions = Exclusions()
+    """They hold here as well: the entries may be what a peer asks for, whatever it was told before."""
 
 
 @dataclass(frozen=True, slots=True)
