@@ -21,6 +21,7 @@ from swanroam.protocol.leader import led_pairs
 from swanroam.protocol.messages import Obstacle, TransferReply, TransferRequest, Transport
 from swanroam.protocol.retransmission import Retransmission
 from swanroam.protocol.transfer import (
+    DatagramSocketsMoved,
     FindSockets,
     InspectSockets,
     Kept,
@@ -73,6 +74,7 @@ class End:
         self.willing = True
         self.runs = 0
         self.datagram_moves = 0
+        self.datagrams_take = 0.0
         self.start()
 
     def start(self) -> None:
@@ -122,7 +124,8 @@ class End:
             if isinstance(action, Send):
                 self.world.deliver(self.other, encode(action.message))
             elif not hasattr(action, "fact"):
-                self.world.after(self.world.random.uniform(0, 0.05), partial(self.work, action, self.runs))
+                takes = self.datagrams_take if isinstance(action, MoveDatagramSockets) else 0.0
+                self.world.after(takes + self.world.random.uniform(0, 0.05), partial(self.work, action, self.runs))
 
     # --- the host -----------------------------------------------------------------------------------------------
 
@@ -162,8 +165,9 @@ class End:
             case UnlockSockets(_, _, keys):
                 for key in keys:
                     self.sockets[key].locked.clear()
-            case MoveDatagramSockets():
+            case MoveDatagramSockets(old, new):
                 self.datagram_moves += 1
+                return DatagramSocketsMoved(old, new)
         return None
 
     def _hindered(self, keys: tuple[Key, ...] | list[Key]) -> tuple[Kept, ...]:

@@ -26,6 +26,7 @@ from swanroam.protocol.events import EndSockets, ReadUsage, UsageRead
 from swanroam.protocol.host_state import Pair
 from swanroam.protocol.messages import IPAddress, Obstacle, Transport
 from swanroam.protocol.transfer import (
+    DatagramSocketsMoved,
     FindSockets,
     InspectSockets,
     Kept,
@@ -175,13 +176,15 @@ class LocalSockets:
                     return None
                 case MoveDatagramSockets(old, new):
                     await self._move_datagrams(owner, old, new)
-                    return None
+                    return DatagramSocketsMoved(old, new)
         except (MoverError, SocketDiagError) as error:
             log.warning("transfer_order_failed", order=type(order).__name__, error=str(error))
             if isinstance(order, FindSockets):
                 return SocketsFound(order.old, order.new, (), ())
-            if isinstance(order, UnlockSockets | MoveDatagramSockets):
+            if isinstance(order, UnlockSockets):
                 return None
+            if isinstance(order, MoveDatagramSockets):
+                return DatagramSocketsMoved(order.old, order.new)
             return TransferFailed(order.transfer, str(error))
 
     async def candidates(self, old: Pair, new: Pair) -> tuple[tuple[SocketInUse, ...], dict[Key, Kept]]:

@@ -22,6 +22,7 @@ from swanroam.protocol.messages import (
     TransferStage,
 )
 from swanroam.protocol.transfer import (
+    DatagramSocketsMoved,
     InspectSockets,
     Kept,
     Key,
@@ -53,11 +54,14 @@ class Follower:
         self._replies: dict[TransferStage, tuple[Connection, ...]] = {}
         self._holding = False
         self._moved: set[Key] = set()
+        self._farewell: TransferRequest | None = None
+        """To be answered once there are no `_datagrams` left: pairs whose UDP sockets are being moved."""
+        self._datagrams: set[Pair] = set()
 
     @property
     def busy(self) -> bool:
         """Sockets are being moved: they cannot be counted now."""
-        return self._holding or self._request is not None
+        return self._holding or self._request is not None or bool(self._datagrams)
 
     @property
     def holding(self) -> bool:
@@ -66,8 +70,9 @@ class Follower:
 
     def forget(self) -> None:
         """The peer is gone."""
-        self._transfer = self._request = self._old = self.finished = None
+        self._transfer = self._request = self._old = self.finished = self._farewell = None
         self._replies.clear()
+        self._datagrams.clear()
         self._holding = False
 
     def advance(self, current: Pair) -> None:
@@ -85,8 +90,7 @@ class Follower:
         """
         old, new = seen_from_here(message.old), seen_from_here(message.new)
         if message.stage is TransferStage.FINISH:
-            self.finished = new
-            return [_reply(message, ()), *(MoveDatagramSockets(pair, new) for pair in led if willing)]
+            return self._finish(message, [pair for pair in led if willing], new)
         if message.transfer == self._transfer and message.stage in self._replies:
             return [_reply(message, self._replies[message.stage])]
         if self._request is not None:
@@ -133,6 +137,10 @@ class Follower:
             self._holding = False
         return self._answer(event.transfer, TransferStage.END, event.kept)
 
+    def datagrams_moved(self, event: DatagramSocketsMoved) -> list[Action]:
+        self._datagrams.discard(event.old)
+        return self._finished(event.new)
+
     def expired(self, event: TransferExpired) -> list[Action]:
         """The programs run again. That the sockets have moved is still true, and the leader may still end it."""
         if event.transfer == self._transfer:
@@ -149,6 +157,21 @@ class Follower:
         return [_reply(request, self._replies[request.stage])]
 
     # --- inside -------------------------------------------------------------------------------------------------
+
+    def _finish(self, message: TransferRequest, led: list[Pair], new: Pair) -> list[Action]:
+        """The leader lets go of the old addresses once this is answered: not before UDP sockets here are off them."""
+        self._farewell = message
+        if self._datagrams:
+            return []  # under way
+        self._datagrams = set(led)
+        return [*(MoveDatagramSockets(pair, new) for pair in led), *self._finished(new)]
+
+    def _finished(self, new: Pair) -> list[Action]:
+        if self._farewell is None or self._datagrams:
+            return []
+        message, self._farewell = self._farewell, None
+        self.finished = new
+        return [_reply(message, ())]
 
     @property
     def _outstanding(self) -> tuple[int, TransferStage] | None:

@@ -71,8 +71,8 @@ AGAIN = 0.2
 """Seconds after which a transfer that was cut short is begun anew, and up to as much more."""
 PATIENCE = 5.0
 """Seconds in which the peer must have answered a request that holds nobody up."""
-FAREWELLS = 4
-"""How often the end of a round is told."""
+FAREWELLS = 6
+"""How often the end of a round is told. The follower answers when it has moved UDP sockets, which takes a moment."""
 
 _FOR_GOOD = frozenset({Obstacle.NOTHING_TO_DO, Obstacle.CONFIGURED, Obstacle.KIND, Obstacle.BOUND})
 """What time does not change. (Another address may.)"""
@@ -128,8 +128,8 @@ class Leader:
 
     @property
     def busy(self) -> bool:
-        """Sockets are being looked for or moved: they cannot be counted now."""
-        return self._phase not in (Phase.IDLE, Phase.FINISHING)
+        """Sockets are being looked for or moved, here or by the follower: no address can be let go now."""
+        return self._phase is not Phase.IDLE
 
     @property
     def holding(self) -> bool:

@@ -171,6 +171,14 @@ class MoveDatagramSockets:
 
 
 @dataclass(frozen=True, slots=True)
+class DatagramSocketsMoved:
+    """After MoveDatagramSockets: those that could have moved."""
+
+    old: Pair
+    new: Pair
+
+
+@dataclass(frozen=True, slots=True)
 class TransferExpired:
     """The limit has passed: the programs run again, the sockets are where they were at that moment."""
 
@@ -196,7 +204,14 @@ TransferOrder = (
     | MoveDatagramSockets
 )
 TransferEvent = (
-    SocketsFound | SocketsInspected | SocketsStopped | SocketsMoved | SocketsLetGo | TransferExpired | TransferFailed
+    SocketsFound
+    | SocketsInspected
+    | SocketsStopped
+    | SocketsMoved
+    | SocketsLetGo
+    | DatagramSocketsMoved
+    | TransferExpired
+    | TransferFailed
 )
 
 

@@ -12,6 +12,7 @@ from swanroam.protocol.leader import Leader, led_pairs
 from swanroam.protocol.messages import TransferReply, TransferRequest, TransferStage
 from swanroam.protocol.retransmission import Retransmission
 from swanroam.protocol.transfer import (
+    DatagramSocketsMoved,
     SocketsFound,
     SocketsInspected,
     SocketsLetGo,
@@ -98,6 +99,8 @@ class Transfers:
                 return self._leader.moved(event, now) or self._follower.moved(event)
             case SocketsLetGo():
                 return self._leader.let_go(event, now) + self._follower.let_go(event)
+            case DatagramSocketsMoved():
+                return self._follower.datagrams_moved(event)
             case TransferExpired():
                 return self._leader.expired(event, now) + self._follower.expired(event)
             case TransferFailed():
