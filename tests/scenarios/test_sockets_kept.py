@@ -95,7 +95,7 @@ def assert_ended_with_a_reset(connection: TcpRequests) -> None:
 
 
 def test_one_host_that_keeps_its_sockets_is_enough(lab: Lab) -> None:
-    """`transport: keep` on the correspondent: nothing moves on either, and the last socket's end releases the carrier."""
+    """`transport: keep` on the correspondent: nothing moves, and the end of the last socket releases the carrier."""
     story = start(lab)
     assert lab.correspondent.stop_controller() == 0
     lab.correspondent.start_controller({"defaults": {"grace": "1s", "transport": "keep"}})
