@@ -100,7 +100,7 @@ def test_movers_and_nurseries_are_killed_while_sockets_move(lab: Lab) -> None:
 
 def test_rekeys_while_sockets_move_and_both_hosts_at_once(lab: Lab) -> None:
     """Each host in turn rekeys all of its SAs as soon as the transfers have begun. Then both hosts move."""
-    story = start(lab, grace="3s")
+    story = start(lab, grace="10s")
     mix = story.traffic(**LIGHT)
     native, going = Native(story), networks()
     for host in lab.hosts:

@@ -12,6 +12,7 @@ from swanroam.protocol.leader import Leader, led_pairs
 from swanroam.protocol.messages import TransferReply, TransferRequest, TransferStage
 from swanroam.protocol.retransmission import Retransmission
 from swanroam.protocol.transfer import (
+    DatagramSocketsMoved,
     SocketsFound,
     SocketsInspected,
     SocketsLetGo,
@@ -47,6 +48,10 @@ class Transfers:
     def followed_through(self, pair: Pair) -> bool:
         """The peer has gone over all that it leads to this pair."""
         return self._follower.finished == pair
+
+    def peer_started(self) -> None:
+        """Its controller is a new one."""
+        self._leader.peer_started()
 
     def forget(self, now: float) -> None:
         """The peer is gone."""
@@ -98,6 +103,8 @@ class Transfers:
                 return self._leader.moved(event, now) or self._follower.moved(event)
             case SocketsLetGo():
                 return self._leader.let_go(event, now) + self._follower.let_go(event, now)
+            case DatagramSocketsMoved():
+                return self._follower.datagrams_moved(event, now)
             case TransferExpired():
                 return self._leader.expired(event, now) + self._follower.expired(event, now)
             case TransferFailed():
