@@ -103,7 +103,7 @@ def test_an_owner_over_whom_the_mover_has_no_rights_is_left_alone() -> None:
     with Pair() as hosts:
         started, port = owner(hosts, program)
         here, _ = entries(port)
-        requests = hosts.mobile.nursery(
+        requests = hosts.mobile.nursery_program(
             "unshare", "--user", "--map-root-user", sys.executable, "-P", "-m", "swanroam.transport"
         )
         with Mover(nursery.ask(requests)) as confined:
