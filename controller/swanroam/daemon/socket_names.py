@@ -14,7 +14,7 @@ from swanroam.transport.orders import Reason, Refusal
 
 log = structlog.get_logger("swanroam")
 
-_OBSTACLES = {
+OBSTACLES = {
     Reason.NOT_FOUND: Obstacle.NOT_FOUND,
     Reason.WILDCARD: Obstacle.NOTHING_TO_DO,
     Reason.EXCLUDED: Obstacle.CONFIGURED,
@@ -57,6 +57,6 @@ def kept_of(
     for index, refusal in sorted(refusals.items()):
         log.debug("socket_kept", socket=str(keys[index]), reason=str(refusal))
     return tuple(
-        Kept(keys[index], _OBSTACLES[refusal.reason], str(refusal), (owners or {}).get(index, ()))
+        Kept(keys[index], OBSTACLES[refusal.reason], str(refusal), (owners or {}).get(index, ()))
         for index, refusal in sorted(refusals.items())
     )
