@@ -57,8 +57,23 @@ def test_what_is_excluded_by_name_or_port_stays() -> None:
             Exclusions(ports=(7000,)),
         ):
             assert mover.inspect([here], exclusions=exclusions).refusals[0].reason is Reason.EXCLUDED
+            mover.send(Stop(transfer := mover.next_transfer(), (here,), exclusions=exclusions))
+            assert mover.receive(Stopped).refusals[0].reason is Reason.EXCLUDED
+            assert client.state() != "t"
+            mover.go(transfer)
         assert not mover.inspect([here], exclusions=Exclusions(("ssh*",), (22,))).refusals
         client.end()
+
+
+def test_a_transfer_of_which_nothing_is_left_to_stop_ends_by_its_limit_too() -> None:
+    """Or the daemon would take it for going on for ever, and the mover with it."""
+    with Pair() as hosts:
+        (absent,), _ = entries(9)
+        mover = hosts.mobile.mover()
+        stopped = mover.stop(1, [absent], hold_seconds=0.1)
+        assert not stopped.numbers
+        assert {index: refusal.reason for index, refusal in stopped.refusals.items()} == {0: Reason.NOT_FOUND}
+        assert mover.receive(Expired, timeout=2.0) == Expired(1, ())
 
 
 @pytest.mark.both

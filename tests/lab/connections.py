@@ -1,8 +1,9 @@
-"""TCP connections between two hosts, as `ss` shows them on both."""
+"""TCP connections between two hosts, and connected UDP sockets, as `ss` shows them."""
 
 import ipaddress
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 from lab.addressing import IPAddress
 from lab.host import Host
@@ -40,9 +41,9 @@ class Connection:
         return self.client.local, self.client.remote, self.server.remote, self.server.local
 
 
-def sockets(host: Host, expression: str) -> list[Socket]:
-    """Established TCP sockets that match a filter of ss(8)."""
-    shown = host.run(["ss", "-Htne", "state", "established", *expression.split()]).stdout
+def sockets(host: Host, expression: str = "", *, protocol: Literal["t", "u"] = "t") -> list[Socket]:
+    """Connected TCP (UDP) sockets that match a filter of ss(8)."""
+    shown = host.run(["ss", f"-H{protocol}ne", "state", "established", *expression.split()]).stdout
     found = []
     for line in shown.splitlines():
         match = _LINE.match(line)
@@ -58,8 +59,9 @@ def _address(text: str) -> IPAddress:
     return getattr(address, "ipv4_mapped", None) or address
 
 
-def connections(client: Host, server: Host, port: int) -> list[Connection]:
-    """All connections of the client host to a port of the server host, by the client's ports."""
-    own = {socket.local_port: socket for socket in sockets(client, f"dport = {port}")}
-    theirs = {socket.remote_port: socket for socket in sockets(server, f"sport = {port}")}
-    return [Connection(own[number], theirs[number]) for number in sorted(own.keys() & theirs.keys())]
+def connections(client: Host, server: Host, port: int | None = None) -> list[Connection]:
+    """All connections of the client host to a port of the server host, or to any, by the ports."""
+    filters = ("", "") if port is None else (f"dport = {port}", f"sport = {port}")
+    own = {(socket.local_port, socket.remote_port): socket for socket in sockets(client, filters[0])}
+    theirs = {(socket.remote_port, socket.local_port): socket for socket in sockets(server, filters[1])}
+    return [Connection(own[ports], theirs[ports]) for ports in sorted(own.keys() & theirs.keys())]

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 START_TIMEOUT = 30.0
 STOP_TIMEOUT = 30.0
+HOLD = "5s"
+"""For how long programs may be stopped. The default of a second is for machines that are not emulated."""
 STARTED_EVENT = "started"
 """The log event that says: the daemon is up and manages its peers."""
 
@@ -82,6 +84,7 @@ class Controller:
             "swanctl_file": str(self.directory / "swanctl" / "swanctl.conf"),
             "state_directory": str(self.directory / "state"),
             "runtime_directory": str(self.directory / "run"),
+            "sockets": {"hold": HOLD},
             "log": {"format": "json", "level": "debug"},
             "peers": [
                 {"identity": peer.identity, "connection": f"peer-{peer.name}", "name": peer.name} for peer in self.peers

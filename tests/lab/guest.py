@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parents[2]
 UML = "linux.uml"
 GUEST_MEMORY = "1500M"
 TEST_TIME_LIMIT = 300  # seconds for one test
-PASSED_ON = ("COLUMNS", "FORCE_COLOR", "NO_COLOR", "SWANROAM_SEED", "SWANROAM_TRANSFER_MB")
+PASSED_ON = ("COLUMNS", "FORCE_COLOR", "NO_COLOR", "SWANROAM_SEED", "SWANROAM_TRANSFER_MB", "SWANROAM_CONNECTIONS")
 POLL = 0.05  # seconds between looks at a guest's output
 
 

@@ -325,16 +325,31 @@ class Traffic:
         connecting = Program(client, "tcp_bulk", "connect", server.address, port, rate, seed)
         return TcpBulk(connecting, listening, connecting.answer()["local"])
 
-    def tcp_requests(self, client: Host, server: Host, *, interval: float = 0.02, size: int = 200) -> TcpRequests:
-        """Requests every `interval` seconds; 0: an idle connection, used with `use`."""
-        listening = Program(server, "tcp_requests", "listen", server.family.value)
-        port = listening.answer()["port"]
-        connecting = Program(client, "tcp_requests", "connect", server.address, port, interval, size)
+    def tcp_requests(
+        self,
+        client: Host,
+        server: Host,
+        *,
+        interval: float = 0.02,
+        size: int = 200,
+        port: int = 0,
+        source_port: int | None = None,
+    ) -> TcpRequests:
+        """Requests every `interval` seconds; 0: an idle connection, used with `use`.
+
+        `port`: of the server, 0 for any. With `source_port` the client binds its socket to its address and that port.
+        """
+        listening = Program(server, "tcp_requests", "listen", server.family.value, port)
+        where = server.address, listening.answer()["port"]
+        source = () if source_port is None else (client.address, source_port)
+        connecting = Program(client, "tcp_requests", "connect", *where, interval, size, *source)
         return TcpRequests(connecting, listening, connecting.answer()["local"])
 
-    def tcp_idle(self, client: Host, server: Host, *, size: int = 1000) -> TcpRequests:
+    def tcp_idle(
+        self, client: Host, server: Host, *, size: int = 1000, port: int = 0, source_port: int | None = None
+    ) -> TcpRequests:
         """A connection on which nothing happens until `use`; used once already."""
-        connection = self.tcp_requests(client, server, interval=0, size=size)
+        connection = self.tcp_requests(client, server, interval=0, size=size, port=port, source_port=source_port)
         connection.use()
         return connection
 

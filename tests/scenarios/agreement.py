@@ -7,6 +7,7 @@ from typing import Any
 from lab.host import Host
 from lab.ike_config import CONTROL, DATA
 from lab.waiting import wait_for
+from swanroam.kernel.xfrm.locks import LOCK
 
 _STATE = re.compile(r"^src (\S+) dst (\S+)\n\s+proto esp spi (0x[0-9a-f]+) reqid (\d+) mode (\w+)", re.MULTILINE)
 _POLICY = re.compile(r"^src (\S+) dst (\S+).*\n\s+dir (\w+)", re.MULTILINE)
@@ -60,6 +61,7 @@ def _kernel(host: Host, sas: list[dict[str, Any]]) -> Iterator[str]:
             policies.add(("out", ours, theirs, *outer, reqid, mode))
             for direction in ("in", "fwd") if mode == "tunnel" else ("in",):
                 policies.add((direction, theirs, ours, *reversed(outer), reqid, mode))
+    yield from (f"this is locked: {entry}" for entry in locks(host))
     yield from _difference("SA", states, kernel_states(host))
     yield from _difference("policy", policies, kernel_policies(host))
 
@@ -82,6 +84,12 @@ def kernel_states(host: Host) -> set[State]:
         (source, destination, int(spi, 16), int(reqid), mode)
         for source, destination, spi, reqid, mode in _STATE.findall(shown)
     }
+
+
+def locks(host: Host) -> list[str]:
+    """Connections from which nothing is let in, because they are being moved, or half moved: their selectors."""
+    shown = re.split(r"^(?=src )", host.ip("-s xfrm policy show nosock"), flags=re.MULTILINE)
+    return [entry.partition("\n")[0] for entry in shown if f"uid {LOCK}" in entry.partition("\n")[0]]
 
 
 def kernel_policies(host: Host) -> set[Policy]:

@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from lab.addressing import NETWORKS, Family
@@ -18,6 +19,9 @@ _INCIDENTAL = (
     (re.compile(r"handle 0x\w+"), "handle *"),
 )
 
+NURSERY = "swanroam-nurse"
+MOVER = "swanroam-mover"
+"""comm of the processes that move sockets."""
 END = r"(?![0-9a-f.:])"
 """After an address or a name: it does not go on."""
 
@@ -71,13 +75,32 @@ def assert_same(host: Host, earlier: str, began_in: Mapping[str, str], when: str
     assert not differences, "\n".join([f"{host.name}: not as {when}", *differences])
 
 
+def processes(host: Host, name: str, parent: int | None = None) -> list[int]:
+    """A host's processes with this name (comm), and this parent if one is given."""
+    found = []
+    for pid in host.pids():
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+            comm, _, status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").partition("(")[2].rpartition(")")
+            if comm == name and parent in (None, int(status.split()[1])):
+                found.append(pid)
+    return found
+
+
 def assert_no_process(host: Host) -> None:
-    """Nothing runs there but the two daemons; programs that one of them started a moment ago may end."""
-    process = host.charon.process
-    daemons = {host.controller.pid, None if process is None else process.pid}
+    """Nothing runs there but the daemons; what one of them started a moment ago may end, an idle mover among it.
+
+    Daemons are charon, the controller, and the one nursery that the controller has as long as it runs.
+    """
+    charon = None if host.charon.process is None else host.charon.process.pid
+
+    def only_daemons() -> bool:
+        controller = host.controller.pid
+        nursery = [] if controller is None else processes(host, NURSERY, controller)
+        return len(nursery) <= 1 and not set(host.pids()) - {charon, controller, *nursery}
+
     wait_for(
-        lambda: not set(host.pids()) - daemons,
-        10,
+        only_daemons,
+        15,
         f"{host.name}: only its daemons run",
         lambda: host.run(["ps", "-o", "pid,ppid,args", "-p", ",".join(map(str, host.pids()))], check=False).stdout,
         poll=0.1,

@@ -20,7 +20,7 @@ from lab.namespace import Namespace
 from lab.topology import Lab
 from lab.waiting import wait_for
 from scenarios.scenario import GRACE, start
-from swanroam.protocol.messages import MAX_DATAGRAM
+from swanroam.protocol.codec import MAX_DATAGRAM
 
 PORT = 4510
 

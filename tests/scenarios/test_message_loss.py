@@ -13,6 +13,7 @@ from lab.ike_config import CONTROL
 from lab.network import Match
 from lab.topology import Lab
 from lab.waiting import wait_for
+from scenarios.native import Native
 from scenarios.scenario import Story, start
 
 pytestmark = pytest.mark.lab
@@ -58,6 +59,7 @@ def test_lost_doubled_and_overtaken_messages(make_lab: Callable[..., Lab], famil
     lab.start()
     story = start(lab, config=SLOW)
     mix = story.traffic(bulk_rate=30_000, udp_rate=0)
+    native = Native(story)
 
     for count, (network, losses) in enumerate((("net-b", 1), ("net-c", 3)), 1):
         to_peer, _ = control_sa(lab)
@@ -85,6 +87,7 @@ def test_lost_doubled_and_overtaken_messages(make_lab: Callable[..., Lab], famil
         lab.router.netem(network, delay_ms=30, jitter_ms=20, duplicate=40, reorder=40)
     lab.mobile.move_to("net-b")
     settled(story, 4)
+    print(f"delayed, doubled, overtaken: at the new address {native.wait():.1f} s after the filters")
     for network in ("net-b", "net-d"):
         lab.router.netem(network)
 
@@ -98,10 +101,12 @@ def test_thirty_percent_loss_both_ways(make_lab: Callable[..., Lab]) -> None:
     lab.start()
     story = start(lab)
     mix = story.traffic(bulk_rate=10_000, udp_rate=0)
+    native = Native(story)
 
     lab.router.netem("net-b", loss=30)
     lab.mobile.move_to("net-b")
     settled(story, 1)
+    print(f"30 % loss: at the new address {native.wait(PATIENCE):.1f} s after the filters")
     lab.router.netem("net-b")
 
     mix.stop()

@@ -15,11 +15,10 @@ from lab.host import Host
 from lab.ike_config import CONTROL, DATA
 from lab.network import Match
 from lab.topology import Lab
-from lab.waiting import wait_for
-from scenarios import remains
 from scenarios.agreement import contradictions, rekey_all
-from scenarios.scenario import GRACE, Mix, start
-from swanroam.protocol.messages import HANDOVER_SIZE, FiltersReply, FiltersRequest, Message, Stage, encode
+from scenarios.scenario import GRACE, ON_THE_CARRIER, Mix, Story, start
+from swanroam.protocol.codec import encode
+from swanroam.protocol.messages import HANDOVER_SIZE, FiltersReply, FiltersRequest, Message, Stage
 
 pytestmark = pytest.mark.lab
 
@@ -73,7 +72,7 @@ def test_soft_and_hard_move(lab: Lab) -> None:
 
 def test_back_within_grace_and_moves_in_a_row(lab: Lab) -> None:
     """A -> B -> A, then B, C and B again in one go. Everything is rekeyed while connections are on the carrier."""
-    story = start(lab, method=MIGRATE, grace="8s")
+    story = start(lab, method=MIGRATE, grace="8s", config=ON_THE_CARRIER)
     mix = story.traffic(**LIGHT)
 
     lab.mobile.move_to("net-b", soft=True)
@@ -150,42 +149,36 @@ def test_lost_messages_and_failures(make_lab: Callable[..., Lab]) -> None:
     story.finish()
 
 
-def ready(host: Host) -> bool:
-    """Its controller knows all its peers, and they know it."""
-    return all(peer["managed"] and not peer["problem"] for peer in host.status()["peers"])
-
-
-def restart(host: Host, method: str) -> None:
+def restart(story: Story, host: Host, method: str, transport: str = "move") -> None:
     """Kill a controller and start it anew; returns when it has taken over."""
     host.kill_controller()
-    host.start_controller({"defaults": {"grace": GRACE, "filters": method}})
-    wait_for(lambda: ready(host), 30, f"{host.name}: its controller has taken over", host.controller.log_tail)
+    host.start_controller({"defaults": {"grace": GRACE, "filters": method, "transport": transport}})
+    story.wait_ready(host)
 
 
 def test_killed_controllers_take_over_moved_filters(make_lab: Callable[..., Lab]) -> None:
     lab = with_daemons(make_lab, Family.IPV6)
-    story = start(lab, method=MIGRATE)
+    story = start(lab, method=MIGRATE, config=ON_THE_CARRIER)
     mix = story.traffic(**LIGHT)
     lab.mobile.move_to("net-b")
     story.wait_arrived()
     for host in lab.hosts:
         host.kill_controller()
         mix.wait_passing()
-        restart(host, MIGRATE)
+        restart(story, host, MIGRATE, "keep")
         mix.wait_passing()
     lab.mobile.move_to("net-c")
     story.wait_arrived()
     mix.wait_passing()
     mix.stop()
     story.wait_rest()
-    for host in lab.hosts:
-        story.descriptors[host.name] = remains.descriptors(host)
+    story.note_descriptors()
     story.finish()
 
 
 def test_cleanup_removes_what_was_kept(make_lab: Callable[..., Lab]) -> None:
     lab = with_daemons(make_lab)
-    story = start(lab, method=MIGRATE)
+    story = start(lab, method=MIGRATE, config=ON_THE_CARRIER)
     mix = story.traffic(**LIGHT)
     lab.mobile.move_to("net-b")
     story.wait_arrived()
@@ -208,7 +201,7 @@ def test_cleanup_removes_what_was_kept(make_lab: Callable[..., Lab]) -> None:
 def test_the_host_that_moves_decides(make_lab: Callable[..., Lab], ours: str, theirs: str) -> None:
     lab = with_daemons(make_lab)
     story = start(lab, method=ours)
-    restart(lab.correspondent, theirs)
+    restart(story, lab.correspondent, theirs)
     story.note_fresh()
     before = {sa.spi_in for sa in lab.mobile.charon.associations()}
     mix = story.traffic(**LIGHT)

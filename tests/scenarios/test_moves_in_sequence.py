@@ -9,7 +9,8 @@ from lab.addressing import NETWORKS, Family
 from lab.host import Host
 from lab.topology import Lab
 from scenarios.agreement import rekey_all
-from scenarios.scenario import start
+from scenarios.native import Native
+from scenarios.scenario import ON_THE_CARRIER, start
 
 pytestmark = pytest.mark.lab
 
@@ -71,7 +72,7 @@ def addresses(host: Host, *networks: str) -> list[str]:
 def test_back_within_grace_and_rekeys_while_both_addresses_are_in_use(lab: Lab) -> None:
     """To the second network, back before anything is released, and there again. Then old and new IKE_SA live side by
     side, data runs through the carrier, and everything is rekeyed from both sides."""
-    story = start(lab, grace="8s")
+    story = start(lab, grace="8s", config=ON_THE_CARRIER)
     mobile = lab.mobile
     mix = story.traffic(udp_rate=100)
 
@@ -126,9 +127,10 @@ def test_on_to_a_third_network_before_the_second_is_acknowledged(lab: Lab) -> No
 
 
 def test_ten_moves_in_a_row(lab: Lab) -> None:
-    """Soft and hard ones, some finished and some overtaken by the next."""
+    """Soft and hard ones, some finished and some overtaken by the next. The sockets come along."""
     story = start(lab, grace="0.5s")
     mix = story.traffic(udp_rate=0)
+    native = Native(story)
 
     for number, letter in enumerate("bcabcbacbc"):
         network = f"net-{letter}"
@@ -136,6 +138,7 @@ def test_ten_moves_in_a_row(lab: Lab) -> None:
         lab.mobile.move_to(network, soft=soft, overlap=lab.random.uniform(0.1, 0.6))
         if number % 3 or number == 9:
             story.wait_arrived()
+            print(f"move {number + 1}: at {network} {native.wait():.1f} s after the filters")
             mix.wait_passing()
 
     mix.stop()

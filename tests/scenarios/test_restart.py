@@ -14,13 +14,13 @@ from lab.ike_config import CONTROL, DATA
 from lab.topology import Lab
 from lab.waiting import wait_for
 from scenarios import remains
-from scenarios.scenario import GRACE, Mix, start
+from scenarios.scenario import GRACE, Mix, Story, start
 
 pytestmark = pytest.mark.lab
 
 LIGHT = {"bulk_rate": 20_000, "udp_rate": 50}
 """Traffic that leaves a slow machine time for starting daemons."""
-CONFIG = {"defaults": {"grace": GRACE}}
+CONFIG = {"defaults": {"grace": GRACE, "transport": "keep"}}
 
 
 def stop(host: Host) -> None:
@@ -31,7 +31,7 @@ def kill(host: Host) -> None:
     host.kill_controller()
 
 
-def restart(host: Host, end: Callable[[Host], None], mix: Mix | None = None) -> None:
+def restart(story: Story, host: Host, end: Callable[[Host], None], mix: Mix | None = None) -> None:
     """End the host's controller, see that traffic goes on without it, start it again, see that it has taken over."""
     end(host)
     if mix is not None:
@@ -39,12 +39,7 @@ def restart(host: Host, end: Callable[[Host], None], mix: Mix | None = None) -> 
     host.start_controller(CONFIG)
     if mix is not None:
         flows(mix)
-    wait_for(lambda: ready(host), 30, f"{host.name}: its controller has taken over", host.controller.log_tail)
-
-
-def ready(host: Host) -> bool:
-    """Its controller knows all its peers, and they know it."""
-    return all(peer["managed"] and not peer["problem"] for peer in host.status()["peers"])
+    story.wait_ready(host)
 
 
 def status_text(host: Host) -> str:
@@ -72,12 +67,12 @@ def test_controllers_take_over_what_connections_need(
 ) -> None:
     """On the carrier first, at rest afterwards; first the mobile host's controller, then the correspondent's."""
     lab = with_daemons(make_lab, family)
-    story = start(lab)
+    story = start(lab, config=CONFIG)
     mix = story.traffic(**LIGHT)
     lab.mobile.move_to("net-b")
     story.wait_moved()
     for host in lab.hosts:
-        restart(host, end, mix)
+        restart(story, host, end, mix)
         if end is stop:
             (said,) = host.log_events("stopped")
             assert "stay" in said["kernel"], said
@@ -92,17 +87,16 @@ def test_controllers_take_over_what_connections_need(
     here = {host.name: host.network for host in lab.hosts}
     for host in lab.hosts:
         before = host.snapshot()
-        restart(host, end)
+        restart(story, host, end)
         story.wait_rest()
         remains.assert_same(host, before, here, "before its controller ended")
-    for host in lab.hosts:
-        story.descriptors[host.name] = remains.descriptors(host)
+    story.note_descriptors()
     story.finish()
 
 
 def test_cleanup_removes_what_killed_controllers_left(make_lab: Callable[..., Lab]) -> None:
     lab = with_daemons(make_lab, Family.IPV4)
-    story = start(lab)
+    story = start(lab, config=CONFIG)
     mix = story.traffic(**LIGHT)
     lab.mobile.move_to("net-b")
     story.wait_moved()

@@ -43,7 +43,7 @@ class Transfer:
         finder: Finder,
         begun: Callable[[], None],
     ) -> None:
-        """`begun` is called just before the first owner is stopped."""
+        """`begun` is called once, just before the first owner is stopped, also when there is none to stop."""
         self.number: Final = order.transfer
         self._begun = begun
         self._order = order
@@ -64,7 +64,7 @@ class Transfer:
 
     async def stop(self) -> Stopped:
         """Raises SocketDiagError, XfrmError, OSError, with everything let go."""
-        candidates = await self._finder.find(self._order.entries)
+        candidates = await self._finder.find(self._order.entries, self._order.exclusions)
         refusals = dict(candidates.refusals)
         for index, place in candidates.found.items():
             if place is Place.NEW:
@@ -115,7 +115,7 @@ class Transfer:
             held.refusal = (held.refusal or Refusal(Reason.TIMED_OUT)) if misplaced else None
         try:
             if stays:
-                await add_locks(self._xfrm, stays, self._order.lock_seconds)
+                await add_locks(self._xfrm, stays, self._order.doubt_seconds)
         finally:
             wrong = await self._end(unlock=self._locked - stays)
         return Gone(self.number, wrong)
@@ -127,7 +127,7 @@ class Transfer:
         stays = {_tuple(held.entry, _left(held)) for held in self._remaining() if _is_tcp(held)}
         try:
             if stays:
-                await add_locks(self._xfrm, stays, self._order.lock_seconds)
+                await add_locks(self._xfrm, stays, self._order.doubt_seconds)
         finally:
             await self._end(unlock=self._locked - stays)
         return Expired(self.number, moved)
@@ -135,6 +135,7 @@ class Transfer:
     async def _seize(self) -> None:
         """Lock, stop, read."""
         if not self._held:
+            self._begun()  # the daemon counts on hearing of the end of whatever it has begun
             return
         self._crew.start()
         self._locked |= set(_tuples(held.entry for held in self._held))

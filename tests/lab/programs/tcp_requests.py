@@ -1,10 +1,11 @@
 """Request and response over one TCP connection: periodically, or only when told.
 
-    tcp_requests.py listen FAMILY                 says its port, serves connections
-    tcp_requests.py connect ADDRESS PORT INTERVAL SIZE
+    tcp_requests.py listen FAMILY PORT            says its port (0: any that is free), serves connections
+    tcp_requests.py connect ADDRESS PORT INTERVAL SIZE [SOURCE SOURCE_PORT]
 
-INTERVAL: seconds between requests, 0 for none by itself. Commands: `use` makes one request (the answer is said at
-once), `stop` ends. A request is a length and so many bytes; the response is the same bytes in reverse order.
+INTERVAL: seconds between requests, 0 for none by itself. SOURCE and its port: what to bind to. Commands: `use` makes
+one request (the answer is said at once), `stop` ends. A request is a length and so many bytes; the response is the
+same bytes in reverse order.
 """
 
 import os
@@ -63,9 +64,11 @@ def request(sock, size):
     return time.monotonic() - began
 
 
-def connect(address, port, interval, size):
+def connect(address, port, interval, size, source):
     sock = socket.socket(family_of(address))
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if source:
+        sock.bind(source)
     sock.connect((address, port))
     say(local=sock.getsockname()[0])
     commands, silence, errors, times = Commands(), Silence(), [], []
@@ -96,11 +99,12 @@ def connect(address, port, interval, size):
 def main():
     mode, *rest = sys.argv[1:]
     if mode == "listen":
-        server = listener(rest[0], 0)
+        server = listener(rest[0], int(rest[1]))
         say(port=server.getsockname()[1])
         serve(server)
     else:
-        connect(rest[0], int(rest[1]), float(rest[2]), int(rest[3]))
+        source = (rest[4], int(rest[5])) if len(rest) > 4 else None
+        connect(rest[0], int(rest[1]), float(rest[2]), int(rest[3]), source)
 
 
 main()

@@ -1,0 +1,101 @@
+"""After a move the connections themselves are at the new address, on both hosts; the tunnel and the old address go.
+
+No program has closed anything then. What passes is ESP between the two present addresses, as it would be had the hosts
+met there, and nothing in either kernel tells that it was ever otherwise.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from datetime import datetime
+
+import pytest
+
+from lab import pcap
+from lab.addressing import Family
+from lab.analysis import Kind, Observation
+from lab.capture import Capture
+from lab.host import Host
+from lab.topology import Lab
+from scenarios import remains
+from scenarios.native import Native
+from scenarios.scenario import Story, start
+
+pytestmark = pytest.mark.lab
+
+MANY = 50
+"""ESP packets that show that there was something to be seen."""
+
+
+@pytest.mark.parametrize(
+    ("family", "method"),
+    [(Family.IPV4, "renegotiate"), (Family.IPV6, "renegotiate"), (Family.IPV4, "migrate"), (Family.IPV6, "migrate")],
+    ids=["ipv4", "ipv6", "migrate-ipv4", "migrate-ipv6"],
+)
+def test_connections_run_natively_after_soft_and_hard_moves(
+    make_lab: Callable[..., Lab], family: Family, method: str
+) -> None:
+    """TCP in both states of use, UDP of a mobile client, and of a client on the correspondent that calls the mobile."""
+    lab = make_lab(family=family)
+    lab.start()
+    story = start(lab, method=method)
+    mix = story.traffic(bulk_rate=50_000, udp_rate=200)
+    called = lab.traffic.udp_stream(lab.correspondent, lab.mobile, rate=50)
+    native = Native(story)
+    at_rest: list[tuple[float, float]] = []
+    unguarded: list[tuple[float, float]] = []
+
+    for network, soft in (("net-b", True), ("net-c", False)):
+        began = time.time()
+        lab.mobile.move_to(network, soft=soft, overlap=0.5, gap=0.3)
+        handover = story.wait_arrived()["handover"]
+        unguarded.append((began, step_time(lab.mobile, handover, "deprecated")))
+        print(f"{network}: {len(native)} sockets at the new address {native.wait():.1f} s after the filters")
+        story.wait_rest()
+        since = time.monotonic()
+        assert_as_if_always_here(story)
+        mix.wait_passing()
+        called.wait_received(20)
+        at_rest.append((since, time.monotonic()))
+
+    reached, result = called.stop(), mix.stop()
+    assert result.udp is not None
+    for direction in (reached.up, reached.down, result.udp.up, result.udp.down):
+        assert not [lost for window in at_rest for lost in direction.lost_between(*window)], direction
+    print(f"client on the correspondent, over both moves: {reached}")
+    story.finish(unguarded=lambda seen: is_of_an_unbound_server(seen) and within(seen.time, unguarded))
+    assert_native_packets_only(story.capture, at_rest)
+
+
+def is_of_an_unbound_server(seen: Observation) -> bool:
+    """An answer of the mobile host's server, whose socket takes its source address from the routing for each packet;
+    or what the correspondent says to it. A controller hears of an address a moment after the kernel has it."""
+    return seen.packet.inner.protocol in (pcap.UDP, pcap.ICMP, pcap.ICMPV6)
+
+
+def step_time(host: Host, handover: str, step: str) -> float:
+    """When a step of a handover was logged, in seconds since the epoch."""
+    record = host.controller.wait_event("handover_step_finished", handover=handover, step=step)
+    return datetime.fromisoformat(record["timestamp"]).timestamp()
+
+
+def within(at: float, windows: list[tuple[float, float]]) -> bool:
+    return any(began <= at <= ended for began, ended in windows)
+
+
+def assert_as_if_always_here(story: Story) -> None:
+    """With connections open, both kernels have what they had at rest before anything moved, and charon as well."""
+    for host in story.lab.hosts:
+        remains.assert_same(host, story.fresh[host.name], story.began_in, "at rest before anything moved")
+        remains.assert_no_idle_connection(host)
+
+
+def assert_native_packets_only(capture: Capture, windows: list[tuple[float, float]]) -> None:
+    """In these times (CLOCK_MONOTONIC) ESP passed, and nothing in IP-in-IP."""
+    since_boot = time.time() - time.monotonic()
+    packets = capture.packets()
+    for began, ended in windows:
+        kinds = Counter(seen.kind for seen in packets if began <= seen.time - since_boot <= ended)
+        print(f"{ended - began:.1f} s at rest: {dict(kinds)}")
+        assert kinds[Kind.ESP] > MANY
+        assert not kinds.keys() - {Kind.ESP, Kind.IKE, Kind.LINK}

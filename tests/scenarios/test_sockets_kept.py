@@ -1,0 +1,113 @@
+"""Sockets that are to stay, or cannot move: they work on over the carrier, are listed, and are ended in the end."""
+
+import pytest
+
+from lab.addressing import Family
+from lab.connections import connections
+from lab.host import Host
+from lab.services import Services
+from lab.sessions import Session
+from lab.topology import Lab
+from lab.traffic import TcpRequests
+from lab.waiting import wait_for
+from scenarios.native import Native
+from scenarios.scenario import start
+
+pytestmark = [pytest.mark.lab, pytest.mark.parametrize("family", [Family.IPV4], ids=["ipv4"])]
+
+KEPT_PORT, SOURCE_PORT = 7007, 7008
+CONFIG = {"sockets": {"exclude_ports": [KEPT_PORT], "exclude_processes": ["redis-*"], "end_after": "2s"}}
+
+
+def test_excluded_and_bound_sockets_stay_and_are_ended_with_a_reset(lab: Lab) -> None:
+    """One by its port, one by its program's name, one bound to the old address and a port. All others move.
+
+    A kernel without CONFIG_INET_DIAG_DESTROY cannot end sockets: that is said, and they work on until they close.
+    """
+    story = start(lab, grace="12s", config=CONFIG)
+    mobile, correspondent = lab.mobile, lab.correspondent
+    mix = story.traffic(bulk_rate=20_000, udp_rate=50)
+    native = Native(story)
+    moving = {one.client.local_port for one in connections(mobile, correspondent)}
+    with Services(lab.directory) as services:
+        services.redis(correspondent)
+        client = Session(mobile, ["redis-cli", "-h", str(correspondent.address)])
+        client.ask("PING", "^PONG$")
+        by_port = lab.traffic.tcp_idle(mobile, correspondent, port=KEPT_PORT)
+        bound = lab.traffic.tcp_idle(mobile, correspondent, source_port=SOURCE_PORT)
+        stay = {one.client.local_port for one in connections(mobile, correspondent)} - moving
+        assert len(stay) == 3
+
+        mobile.move_to("net-b", soft=True, overlap=0.3)
+        story.wait_transport()
+        native.wait()
+        assert listed(mobile) == stay
+        for reason in (f"port {KEPT_PORT}", "redis-cli/", "bound"):
+            said = [record["reason"] for record in mobile.log_events("socket_kept")]
+            assert any(reason in text for text in said), said
+            print(f"kept, {reason}: {next(text for text in said if reason in text)}")
+        client.ask("PING", "^PONG$")
+        print(f"on the carrier: answers after {by_port.use():.3f} s, {bound.use():.3f} s")
+
+        mobile.controller.wait_event("sockets_ended", 60)
+        if refused := wait_ended(mobile, stay):
+            print(f"not ended: {refused}")
+            assert "CONFIG_INET_DIAG_DESTROY" in refused
+            for connection in (by_port, bound):
+                connection.use()
+                connection.stop().check()
+            client.ask("PING", "^PONG$")
+            assert client.end() == 0
+        else:
+            for connection in (by_port, bound):
+                assert_ended_with_a_reset(connection)
+    story.wait_rest()
+    native.wait()
+    mix.wait_passing()
+    mix.stop()
+    story.finish()
+
+
+def wait_ended(host: Host, ports: set[int]) -> str:
+    """Until these sockets are gone, or the controller says why they are not, as kernels differ in this."""
+    wait_for(
+        lambda: host.log_events("sockets_not_ended") or not listed(host) & ports,
+        30,
+        "sockets are ended, or it is said why not",
+        host.controller.log_tail,
+    )
+    return next((record["error"] for record in host.log_events("sockets_not_ended")), "")
+
+
+def listed(host: Host) -> set[int]:
+    """Own ports of the sockets that `status` shows on the carrier."""
+    return {int(entry["local"].rpartition(":")[2]) for peer in host.status()["peers"] for entry in peer["sockets"]}
+
+
+def assert_ended_with_a_reset(connection: TcpRequests) -> None:
+    """Both programs were told at once, and not left waiting."""
+    assert "ConnectionResetError" in connection.server.answer()["error"]
+    connection.client.tell("use")
+    (error,) = connection.client.answer()["errors"]
+    assert error.startswith(("ConnectionAbortedError", "ConnectionResetError", "BrokenPipeError")), error
+    connection.client.wait()
+    connection.server.kill()
+
+
+def test_one_host_that_keeps_its_sockets_is_enough(lab: Lab) -> None:
+    """`transport: keep` on the correspondent: nothing moves, and the end of the last socket releases the carrier."""
+    story = start(lab)
+    assert lab.correspondent.stop_controller() == 0
+    lab.correspondent.start_controller({"defaults": {"grace": "1s", "transport": "keep"}})
+    story.wait_ready()
+    mix = story.traffic(bulk_rate=20_000, udp_rate=50)
+    before = connections(lab.mobile, lab.correspondent)
+    lab.mobile.move_to("net-b")
+    story.wait_arrived()
+    lab.mobile.controller.wait_event("release_waits_for_sockets")
+    mix.wait_passing()
+    assert connections(lab.mobile, lab.correspondent) == before
+    assert listed(lab.mobile) >= {one.client.local_port for one in before}
+    mix.stop()
+    story.note_descriptors()
+    story.finish()

@@ -1,0 +1,127 @@
+"""While sockets are being moved: whatever can be killed is killed, SAs are rekeyed, and both hosts move at once.
+
+One connection in use all the time, an idle one, and UDP. After each interruption all of them are at the present
+addresses on both hosts: a daemon that is started again finds them as they are, half moved or not, and completes it.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import cycle
+
+import pytest
+
+from lab.addressing import Family
+from lab.host import Host
+from lab.topology import Lab
+from lab.waiting import wait_for
+from scenarios.agreement import rekey_all
+from scenarios.native import Native
+from scenarios.remains import MOVER, NURSERY, processes
+from scenarios.scenario import GRACE, start
+
+pytestmark = [pytest.mark.lab, pytest.mark.parametrize("family", [Family.IPV4], ids=["ipv4"])]
+
+LIGHT = {"bulk_rate": 20_000, "udp_rate": 50}
+CONFIG = {"defaults": {"grace": GRACE}}
+MESSAGES = (1, 2, 3)
+"""Kill at this message of a transfer: to prepare, to move, to end."""
+
+
+def networks() -> Iterator[str]:
+    """Where the mobile host goes next, which is never where it is."""
+    return cycle(("net-b", "net-c", "net-a"))
+
+
+def transfer_messages(host: Host) -> int:
+    """How many a host has sent, requests or replies."""
+    return sum(record["message"].startswith("Transfer") for record in host.log_events("message_sent"))
+
+
+def wait_transfer(host: Host, count: int) -> None:
+    """Until a host has sent so many messages of transfers."""
+    what = f"{host.name} has sent {count} messages of transfers"
+    wait_for(lambda: transfer_messages(host) >= count, 60, what, host.controller.log_tail, poll=0.01)
+
+
+def test_a_daemon_is_killed_while_sockets_move(lab: Lab) -> None:
+    """Either host's, at each message of a transfer that it sends. Meanwhile nothing of what was held stays so."""
+    story = start(lab)
+    mix = story.traffic(**LIGHT)
+    native, going = Native(story), networks()
+    for host in lab.hosts:
+        for number in MESSAGES:
+            sent = transfer_messages(host)
+            lab.mobile.move_to(next(going), soft=True, overlap=0.2)
+            wait_transfer(host, sent + number)
+            host.kill_controller()
+            killed = time.monotonic()
+            host.start_controller(CONFIG)
+            story.wait_ready(host)
+            native.wait()
+            took = time.monotonic() - killed
+            print(f"{host.name} killed at its message {number}: all at the new address {took:.1f} s later")
+            mix.wait_passing()
+    mix.stop()
+    story.note_descriptors()
+    story.finish()
+
+
+def kill_all(host: Host, name: str) -> int:
+    """SIGKILL to a host's processes of a name; how many there were."""
+    pids = processes(host, name)
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    return len(pids)
+
+
+def test_movers_and_nurseries_are_killed_while_sockets_move(lab: Lab) -> None:
+    story = start(lab)
+    mix = story.traffic(**LIGHT)
+    native, going = Native(story), networks()
+    for host in lab.hosts:
+        for name, number in ((MOVER, 1), (MOVER, 2), (MOVER, 3), (NURSERY, 1)):
+            sent = transfer_messages(host)
+            lab.mobile.move_to(next(going), soft=True, overlap=0.2)
+            wait_transfer(host, sent + number)
+            killed, began = kill_all(host, name), time.monotonic()
+            native.wait()
+            took = time.monotonic() - began
+            print(
+                f"{host.name}, at message {number}, {killed} {name} killed: all at the new address {took:.1f} s later"
+            )
+            mix.wait_passing()
+    mix.stop()
+    story.note_descriptors()
+    story.finish()
+
+
+def test_rekeys_while_sockets_move_and_both_hosts_at_once(lab: Lab) -> None:
+    """Each host in turn rekeys all of its SAs as soon as the transfers have begun. Then both hosts move."""
+    story = start(lab, grace="10s")
+    mix = story.traffic(**LIGHT)
+    native, going = Native(story), networks()
+    for host in lab.hosts:
+        sent = transfer_messages(lab.mobile)
+        lab.mobile.move_to(next(going), soft=True, overlap=0.2)
+        wait_transfer(lab.mobile, sent + 1)
+        rekey_all(host)
+        print(f"all rekeyed by {host.name}; at the new address {native.wait():.1f} s later")
+        mix.wait_passing()
+        story.wait_rest()
+
+    for here, there in (("net-a", "net-e"), ("net-b", "net-d")):
+        moves: list[Callable[[], object]] = [
+            lambda network=network, host=host: host.move_to(network, soft=True, overlap=3.0)
+            for host, network in ((lab.mobile, here), (lab.correspondent, there))
+        ]
+        with ThreadPoolExecutor() as pool:
+            for done in [pool.submit(move) for move in moves]:
+                done.result()
+        print(f"both moved: at the new addresses {native.wait():.1f} s after the old ones were gone")
+        mix.wait_passing()
+        story.wait_rest()
+    mix.stop()
+    story.finish()
