@@ -120,7 +120,7 @@ def test_a_connection_accepted_by_a_listener_on_the_old_address_moves_once_and_i
         assert theirs.numbers.keys() == ours.numbers.keys() == {0}
         hosts.steer(OLD)
         refusal = mobile.rebuild(7, dict(ours.numbers)).refusals[0]
-        assert refusal.reason is Reason.UNMOVABLE
+        assert refusal.reason is Reason.BOUND
         assert "bound it to the old address" in refusal.detail
         assert not peer.go(7, back=(0,)).refusals
         assert not mobile.go(7, back=(0,)).refusals
@@ -154,7 +154,7 @@ def test_a_connection_in_which_urgent_data_waits_is_left_alone_until_it_is_read(
         assert server.ask("s.send(b'urgent!', socket.MSG_OOB)") == "7"
         assert client.ask("s.recv(1, socket.MSG_PEEK)") == "b'u'"  # it has come
         refusal = mobile.stop(mobile.next_transfer(), here).refusals[0]
-        assert refusal.reason is Reason.UNMOVABLE
+        assert refusal.reason is Reason.PASSING
         assert "urgent data" in refusal.detail
         assert client.ask("s.recv(1, socket.MSG_OOB)") == "b'!'"
         assert client.ask("s.recv(100)") == "b'urgent'"
