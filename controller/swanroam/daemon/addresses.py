@@ -19,6 +19,8 @@ from swanroam.protocol.messages import IPAddress
 
 log = structlog.get_logger("swanroam")
 
+OVERTAKEN = 0.01
+"""Seconds until what was decided for addresses of a moment ago is decided again."""
 POLL = 5.0
 """Seconds between two decisions when nothing is heard: a peer's own move can change what routing picks towards it."""
 
@@ -138,6 +140,8 @@ class AddressFollower:
         if pair is None or self._host is None or not peer.settings.moves.we_may:
             return POLL
         routed = await watch.source_for(pair.remote)
+        if peer.machine.pair != pair:
+            return OVERTAKEN  # the peer has moved: what leads to its old address now is the carrier
         now = self._now()
         decision = self._choosers[identity].decide(self._host, self._history, routed, pair.local, now)
         preferred: IPAddress | None = None
