@@ -70,6 +70,10 @@ LOCK_SECONDS = 120
 """After which the kernel removes the locks of a connection, should everything of ours die. Long: a connection of which
 one end has moved is safe only while it is locked."""
 
+AT_ONCE = 256
+"""Sockets that the mover is asked about in one order: it has a descriptor of each meanwhile, and 1024 at most as a rule
+(RLIMIT_NOFILE)."""
+
 _OBSTACLES = {
     Reason.NOT_FOUND: Obstacle.NOT_FOUND,
     Reason.WILDCARD: Obstacle.NOTHING_TO_DO,
@@ -211,11 +215,15 @@ class LocalSockets:
     async def _inspect(
         self, old: Pair, new: Pair, keys: tuple[Key, ...]
     ) -> tuple[Mapping[int, Place], tuple[Kept, ...]]:
-        if not keys:
-            return {}, ()
-        order = Inspect(self._mover.number(), self._entries(old, new, keys), self._exclusions)
-        answer = await self._mover.ask(order, Inspected)
-        return answer.found, _kept(keys, answer.refusals, answer.owners)
+        found: dict[int, Place] = {}
+        kept: list[Kept] = []
+        for start in range(0, len(keys), AT_ONCE):
+            part = keys[start : start + AT_ONCE]
+            order = Inspect(self._mover.number(), self._entries(old, new, part), self._exclusions)
+            answer = await self._mover.ask(order, Inspected)
+            found |= {start + index: place for index, place in answer.found.items()}
+            kept += _kept(part, answer.refusals, answer.owners)
+        return found, tuple(kept)
 
     async def _stop(self, held: _Held) -> SocketsStopped:
         entries = self._entries(held.old, held.new, held.keys)
