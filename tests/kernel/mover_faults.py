@@ -1,14 +1,13 @@
 """Movers that die at a chosen moment: the real ones, in which the interpreter's profiling hook counts and kills.
 
-    --fd N    socket over which requests come: a JSON object, and the descriptor for the mover's channel with it
-
-Everything is imported once; each request forks a keeper. `who` dies (SIGKILL) just before its step number `step`:
+Requests are JSON objects, each with the descriptor for a mover's channel, and fork a keeper. `who` dies (SIGKILL) just
+before its step number `step`:
 
     worker    each step is a call of the socket module or of poll; transfer number T begins with a worker that dies at
               step T, so that one keeper goes through all of them. Later workers of the transfer live.
-    keeper    each step is a call of a function that stops, locks, builds or lets go, from the first order on, but for
-              those while the worker has a socket in hand
+    keeper    each step is a call of a function that stops, locks, builds or lets go, from the first order on
     in-hand   the keeper too, when it hears that the worker takes a socket apart, or is through with it
+    tracer    each step is a call of ptrace or waitpid
     nobody
 
 What died is written to the file `log`, one line "who step" each.
@@ -27,15 +26,16 @@ from functools import cache
 from pathlib import Path
 from types import CodeType, FrameType
 
-from swanroam.transport import crew, keeper, transfer, worker
+from swanroam.transport import crew, keeper, stopping, tracer, transfer, worker
 from swanroam.transport.orders import Stop
 
 _SETTING = frozenset(["setsockopt", "getsockopt", "connect", "bind", "shutdown", "getsockname", "getpeername"])
 _SOCKET_CALLS = _SETTING | frozenset(["send", "sendall", "recv", "recv_into", "poll", "ioctl"])
-_KEEPER_MODULES = frozenset(["transfer.py", "crew.py", "stopping.py", "locks.py"])
-_IN_HAND = frozenset(["_run", "do", "_note"])
-"""Called, or resumed, when a report of the worker comes."""
+_KEEPER_MODULES = frozenset(["transfer.py", "crew.py", "tracer.py", "locks.py"])
 _PURE = frozenset(["_is_tcp", "_left", "_remaining", "_slots", "_tuple", "_tuples", "lock", "_connection", "locks_of"])
+
+
+_TRACING = frozenset(function.__code__ for function in (stopping._ptrace, stopping._status_of))
 
 
 def die_at(step: int, counts: Callable[[FrameType, str, object], bool], log: Path, who: str) -> None:
@@ -69,13 +69,17 @@ def _is_step(code: CodeType) -> bool:
     return (
         path.name in _KEEPER_MODULES
         and path.parent.name in ("transport", "xfrm")
-        and name not in _IN_HAND | _PURE
+        and name not in _PURE
         and not name.startswith("<")
     )
 
 
 def report(frame: FrameType, event: str, argument: object) -> bool:
     return event == "call" and frame.f_code.co_name == "_note"
+
+
+def tracing_call(frame: FrameType, event: str, _: object) -> bool:
+    return event == "call" and frame.f_code in _TRACING
 
 
 def let_workers_die(log: Path) -> None:
@@ -104,7 +108,20 @@ def let_workers_die(log: Path) -> None:
     worker.Worker.run = run_and_die  # type: ignore[method-assign]
 
 
+def let_the_tracer_die(step: int, log: Path) -> None:
+    serve = tracer._serve
+
+    def serve_and_die(*arguments: socket.socket) -> None:
+        die_at(step, tracing_call, log, "tracer")
+        serve(*arguments)
+
+    tracer._serve = serve_and_die
+
+
 def keep(channel: socket.socket, who: str, step: int, log: Path) -> None:
+    if who == "tracer":
+        let_the_tracer_die(step, log)
+    owners_tracer = tracer.start()
     if who == "worker":
         let_workers_die(log)
     elif who in ("keeper", "in-hand"):
@@ -122,11 +139,10 @@ def keep(channel: socket.socket, who: str, step: int, log: Path) -> None:
             run(self)
 
         worker.Worker.run = run_unharmed  # type: ignore[method-assign]
-    asyncio.run(keeper.serve(channel))
+    asyncio.run(keeper.serve(channel, owners_tracer))
 
 
-def main() -> None:
-    requests = socket.socket(fileno=int(sys.argv[sys.argv.index("--fd") + 1]))
+def serve(requests: socket.socket) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
         message, descriptors, _, _ = socket.recv_fds(requests, 4096, 1)
@@ -141,7 +157,3 @@ def main() -> None:
             finally:
                 os._exit(0)
         os.close(descriptors[0])
-
-
-if __name__ == "__main__":
-    main()

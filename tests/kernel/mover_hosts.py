@@ -8,12 +8,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Self, TypeVar
 
+from kernel import mover_nurseries
 from swanroam.kernel.sock_diag import SocketProtocol
 from swanroam.transport import nursery
 from swanroam.transport.orders import (
@@ -34,9 +35,9 @@ from swanroam.transport.orders import (
     encode,
 )
 
-OLD = ip_address("10.0.0.1")
-NEW = ip_address("10.0.0.3")
-PEER = ip_address("10.0.0.2")
+OLD, OLD6 = ip_address("10.0.0.1"), ip_address("2001:db8::1")
+NEW, NEW6 = ip_address("10.0.0.3"), ip_address("2001:db8::3")
+PEER, PEER6 = ip_address("10.0.0.2"), ip_address("2001:db8::2")
 SERVER_PORT = 7000
 
 PROGRAMS = Path(__file__).parent / "mover_programs.py"
@@ -46,17 +47,32 @@ PATIENCE = 20.0
 T = TypeVar("T", bound=Answer)
 
 
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
 class MoverDied(AssertionError):  # noqa: N818 - that it died is what happened
     """Its end of the channel is closed."""
+
+
+class OtherAnswer(AssertionError):  # noqa: N818 - what it is depends on the test
+    """Not what it was asked for."""
+
+    def __init__(self, answer: Order | Answer) -> None:
+        super().__init__(answer)
+        self.answer = answer
 
 
 class Mover:
     """The daemon's side of a mover process."""
 
-    def __init__(self, channel: socket.socket) -> None:
+    def __init__(self, channel: socket.socket, transfers: Iterable[int] = range(1, 1 << 30)) -> None:
         self.channel = channel
         self._received = b""
-        self._transfers = iter(range(1, 1 << 30))
+        self._transfers = iter(transfers)
 
     def send(self, *orders: Order) -> None:
         try:
@@ -87,7 +103,8 @@ class Mover:
             self._received += part
         line, _, self._received = self._received.partition(b"\n")
         answer = decode(line)
-        assert isinstance(answer, kinds), answer
+        if not isinstance(answer, kinds):
+            raise OtherAnswer(answer)
         return answer
 
     def ask(self, order: Order, kind: type[T]) -> T:
@@ -177,6 +194,7 @@ class Host:
 
     def __init__(self, stack: ExitStack) -> None:
         self._stack = stack
+        self._movers: socket.socket | None = None
         self._holder = subprocess.Popen(
             ["unshare", "-n", "sh", "-c", "echo; exec sleep infinity"], stdout=subprocess.PIPE
         )
@@ -220,19 +238,26 @@ class Host:
         return self.start(sys.executable, "-u", str(PROGRAMS), *arguments)
 
     def mover(self) -> Mover:
-        """A mover as the daemon gets it."""
-        channel = nursery.ask(self.nursery(sys.executable, "-P", "-m", "swanroam.transport"))
+        """A mover as the daemon gets it: from the host's one nursery."""
+        if self._movers is None:
+            self._movers = self.nursery()
+        channel = nursery.ask(self._movers)
         self._stack.callback(channel.close)
         return Mover(channel)
 
-    def nursery(self, *argv: str) -> socket.socket:
-        """A process that is given the option --fd, and forks movers for requests."""
+    def nursery(self, kind: str = "movers") -> socket.socket:
+        """A process that forks movers for requests."""
+        self.nursery_pid, ours = mover_nurseries.start(self.holder, kind)
+        self._stack.callback(ours.close)
+        return ours
+
+    def nursery_program(self, *argv: str) -> socket.socket:
+        """One that is started as a program, which is given the option --fd."""
         ours, theirs = socket.socketpair()
         with theirs:
             process = subprocess.Popen([*self._enter, *argv, "--fd", str(theirs.fileno())], pass_fds=[theirs.fileno()])
         self._stack.callback(_end, process)
         self._stack.callback(ours.close)
-        self.nursery_pid = process.pid
         return ours
 
     def resets_sent(self) -> int:
@@ -266,19 +291,31 @@ class Pair(ExitStack):
             f"link add wire type veth peer name wire netns {self.peer.holder}",
             f"address add {OLD}/24 dev wire",
             f"address add {NEW}/24 dev wire",
+            f"address add {OLD6}/64 dev wire nodad",
+            f"address add {NEW6}/64 dev wire nodad",
             "link set wire up",
         )
-        self.peer.ip(f"address add {PEER}/24 dev wire", "link set wire up")
+        self.peer.ip(f"address add {PEER}/24 dev wire", f"address add {PEER6}/64 dev wire nodad", "link set wire up")
         return self
 
     def movers(self) -> tuple[Mover, Mover]:
         return self.mobile.mover(), self.peer.mover()
 
-    def client(self, style: str, count: int = 1) -> tuple[Program, list[int]]:
+    def client(self, style: str, count: int = 1, server: str = str(PEER)) -> tuple[Program, list[int]]:
         """A client, connected to a server on the other host, and the ports of its connections."""
-        assert self.peer.python("echo").line() == "up"
-        client = self.mobile.python("client", style, str(count))
-        return client, [int(port) for port in client.line().split()[1:]]
+        echo = self.peer.python("echo", "::" if ":" in server else "")
+        assert echo.line() == "up"
+        client = self.mobile.python("client", style, str(count), server)
+        ports = [int(port) for port in client.line().split()[1:]]
+        until(lambda: int(echo.ask("accepted")) == count)  # before that nobody has the server's sockets
+        return client, ports
+
+    def clients_of(self, mobile_host: str, *, count: int = 1) -> tuple[Program, list[int]]:
+        """The other way round: a client on the peer, connected to this address of a server on the mobile host."""
+        client = self.peer.python("client", "blocking", str(count), mobile_host)
+        ports = [int(port) for port in client.line().split()[1:]]
+        client.goes_on()  # all have been accepted
+        return client, ports
 
     def resets(self) -> int:
         """RSTs that either host has sent."""
@@ -286,7 +323,7 @@ class Pair(ExitStack):
 
     def steer(self, source: object) -> None:
         """From now on routes choose this source address."""
-        self.mobile.ip(f"route replace {PEER}/32 dev wire src {source}")
+        self.mobile.ip(f"route replace {PEER6 if ':' in str(source) else PEER} dev wire src {source}")
 
 
 def entries(*ports: int, protocol: SocketProtocol = SocketProtocol.TCP) -> tuple[list[Entry], list[Entry]]:
@@ -296,11 +333,35 @@ def entries(*ports: int, protocol: SocketProtocol = SocketProtocol.TCP) -> tuple
     return mobile, peer
 
 
+def entries6(*ports: int) -> tuple[list[Entry], list[Entry]]:
+    """As `entries`, between the IPv6 addresses."""
+    mobile = [Entry(SocketProtocol.TCP, OLD6, port, PEER6, SERVER_PORT, NEW6, PEER6) for port in ports]
+    return mobile, [_seen_by_the_peer(entry) for entry in mobile]
+
+
+def accepted(*ports: int) -> tuple[list[Entry], list[Entry]]:
+    """Connections from these ports of the peer to a server on the mobile host."""
+    mobile = [Entry(SocketProtocol.TCP, OLD, SERVER_PORT, PEER, port, NEW, PEER) for port in ports]
+    return mobile, [_seen_by_the_peer(entry) for entry in mobile]
+
+
+def _seen_by_the_peer(entry: Entry) -> Entry:
+    return Entry(
+        entry.protocol,
+        entry.remote,
+        entry.remote_port,
+        entry.local,
+        entry.local_port,
+        entry.new_remote,
+        entry.new_local,
+    )
+
+
 def hand_over(mobile: Mover, peer: Mover, here: Sequence[Entry], there: Sequence[Entry]) -> None:
     """Move the connections, all of which can be moved."""
     one, two = mobile.next_transfer(), peer.next_transfer()
-    mobile.send(Stop(one, tuple(here)))
-    ours, theirs = peer.stop(two, there), mobile.receive(Stopped)
+    mobile.send(Stop(one, tuple(here), hold_seconds=PATIENCE))
+    ours, theirs = peer.stop(two, there, hold_seconds=PATIENCE), mobile.receive(Stopped)
     assert not theirs.refusals, theirs
     assert not ours.refusals, ours
     mobile.send(Rebuild(one, ours.numbers))
@@ -324,8 +385,8 @@ def settle(mobile: Mover, peer: Mover, here: Entry, there: Entry) -> Place:
         if places[1] is Place.NEW:
             moved, other = other, moved
         one, two = moved[0].next_transfer(), other[0].next_transfer()
-        returning = moved[0].stop(one, [moved[1].reversed])
-        staying = other[0].stop(two, [other[1]])
+        returning = moved[0].stop(one, [moved[1].reversed], hold_seconds=PATIENCE)
+        staying = other[0].stop(two, [other[1]], hold_seconds=PATIENCE)
         assert not returning.refusals, returning
         assert not staying.refusals, staying
         assert moved[0].rebuild(one, dict(staying.numbers)).done == (0,)

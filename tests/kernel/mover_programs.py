@@ -1,10 +1,10 @@
 """Programs whose connections are moved: they know nothing of it. Each checks every octet that it gets.
 
-    echo                         a server that sends back what it gets, a thread for each connection
-    client STYLE [COUNT]         connects, sends a sequence that is known, checks what comes back, until told to end
+    echo [ADDRESS]               a server that sends back what it gets, a thread for each connection
+    client STYLE [COUNT [SERVER]]    connects, sends a sequence that is known, checks what comes back, until told to end
 
 A client says "up PORT..." when it has begun, and "ok TOTAL" after the line "end" on its standard input; "total" asks
-how much has come back so far.
+how much has come back so far. "accepted" asks a server how many connections it has.
 """
 
 import asyncio
@@ -17,7 +17,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-SERVER = ("10.0.0.2", 7000)
+SERVER = "10.0.0.2"
+PORT = 7000
 BLOCK = bytes(itertools.chain.from_iterable((number & 0xFF, number >> 8) for number in range(1 << 15)))
 """64 KiB in which every place can be told from its neighbours."""
 PIECE = 1777
@@ -57,6 +58,8 @@ class Check:
 
 END = threading.Event()
 CHECKS: list[Check] = []
+ACCEPTED: list[None] = []
+"""One for each connection that the server has accepted."""
 
 
 def blocking(sock: socket.socket, check: Check) -> None:
@@ -246,20 +249,25 @@ STYLES: dict[str, Callable[[socket.socket, Check], None]] = {
 }
 
 
-def serve() -> None:
+def serve(address: str) -> None:
     def echo(sock: socket.socket) -> None:
         with sock:
             while data := sock.recv(1 << 16):
                 sock.sendall(data)
 
-    with socket.create_server(("", SERVER[1]), backlog=1000, reuse_port=True) as listener:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    both = address == "::"
+    with socket.create_server(
+        (address, PORT), family=family, backlog=1000, reuse_port=True, dualstack_ipv6=both
+    ) as listener:
         print("up", flush=True)
         while True:
             threading.Thread(target=echo, args=[listener.accept()[0]], daemon=True).start()
+            ACCEPTED.append(None)
 
 
-def client(style: str, count: int) -> None:
-    socks = [socket.create_connection(SERVER) for _ in range(count)]
+def client(style: str, count: int, server: str) -> None:
+    socks = [socket.create_connection((server, PORT)) for _ in range(count)]
     CHECKS.extend(Check() for _ in socks)
     print("up", *(sock.getsockname()[1] for sock in socks), flush=True)
     if count == 1:
@@ -281,6 +289,8 @@ def listen_to_standard_input() -> None:
     for line in sys.stdin:
         if line == "total\n":
             print(sum(check.received for check in CHECKS), flush=True)
+        elif line == "accepted\n":
+            print(len(ACCEPTED), flush=True)
         elif line == "end\n":
             END.set()
     if not END.is_set():  # the test is gone
@@ -290,9 +300,9 @@ def listen_to_standard_input() -> None:
 def main(arguments: Iterator[str]) -> None:
     threading.Thread(target=listen_to_standard_input, daemon=True).start()
     if next(arguments) == "echo":
-        serve()
+        serve(next(arguments, ""))
     else:
-        client(next(arguments), int(next(arguments, "1")))
+        client(next(arguments), int(next(arguments, "1")), next(arguments, SERVER))
 
 
 if __name__ == "__main__":

@@ -6,12 +6,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from kernel.mover_hosts import NEW, OLD, PATIENCE, Mover, Pair, entries, hand_over, settle
+from kernel.mover_hosts import NEW, OLD, PATIENCE, Mover, Pair, entries, hand_over, settle, until
 from swanroam.kernel.sock_diag import SocketProtocol
 from swanroam.transport import nursery
 from swanroam.transport.orders import (
@@ -32,13 +31,6 @@ from swanroam.transport.orders import (
 )
 
 pytestmark = pytest.mark.kernel
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
 
 
 def test_inspecting_changes_nothing_and_tells_owners_and_places() -> None:
@@ -65,10 +57,26 @@ def test_what_is_excluded_by_name_or_port_stays() -> None:
             Exclusions(ports=(7000,)),
         ):
             assert mover.inspect([here], exclusions=exclusions).refusals[0].reason is Reason.EXCLUDED
+            mover.send(Stop(transfer := mover.next_transfer(), (here,), exclusions=exclusions))
+            assert mover.receive(Stopped).refusals[0].reason is Reason.EXCLUDED
+            assert client.state() != "t"
+            mover.go(transfer)
         assert not mover.inspect([here], exclusions=Exclusions(("ssh*",), (22,))).refusals
         client.end()
 
 
+def test_a_transfer_of_which_nothing_is_left_to_stop_ends_by_its_limit_too() -> None:
+    """Or the daemon would take it for going on for ever, and the mover with it."""
+    with Pair() as hosts:
+        (absent,), _ = entries(9)
+        mover = hosts.mobile.mover()
+        stopped = mover.stop(1, [absent], hold_seconds=0.1)
+        assert not stopped.numbers
+        assert {index: refusal.reason for index, refusal in stopped.refusals.items()} == {0: Reason.NOT_FOUND}
+        assert mover.receive(Expired, timeout=2.0) == Expired(1, ())
+
+
+@pytest.mark.both
 def test_owners_are_held_from_stop_to_go_and_locks_remain_only_where_the_socket_was() -> None:
     with Pair() as hosts:
         client, ports = hosts.client("threads")
@@ -209,6 +217,7 @@ def test_the_daemon_goes_at_every_step(step: str, end: str) -> None:
         assert hosts.resets() == 0
 
 
+@pytest.mark.both
 def test_a_program_that_is_stopped_by_its_terminal_stays_so_and_its_connection_moves() -> None:
     with Pair() as hosts:
         client, ports = hosts.client("poll")
@@ -259,6 +268,7 @@ def test_a_traced_owner_is_left_alone() -> None:
         client.end()
 
 
+@pytest.mark.both
 def test_an_owner_with_io_uring_is_left_alone() -> None:
     program = (
         "import ctypes, socket, sys; libc = ctypes.CDLL(None, use_errno=True);"
@@ -377,23 +387,78 @@ def test_bad_orders_are_answered_and_do_no_harm() -> None:
         assert "under way already" in mover.receive(Failed).text
 
 
-def test_the_mover_keeps_few_rights() -> None:
+def test_the_mover_and_its_tracer_keep_few_rights() -> None:
     with Pair() as hosts:
         mover = hosts.mobile.mover()
         mover.inspect([])
-        found = subprocess.run(["pgrep", "-P", str(hosts.mobile.nursery_pid)], capture_output=True, check=True)
-        pid = int(found.stdout)
-        status = Path(f"/proc/{pid}/status").read_text()
-        fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
-        few = sum(1 << number for number in (2, 10, 12, 13, 19))
-        for name in ("CapEff", "CapPrm"):
-            assert int(fields[name], 16) == few
-        for name in ("CapInh", "CapBnd", "CapAmb"):
-            assert int(fields[name], 16) == 0
-        assert fields["NoNewPrivs"] == "1"
-        assert fields["Name"] == "swanroam-mover"
-        os.kill(pid, signal.SIGTERM)
+        keeper = only_child_of(hosts.mobile.nursery_pid)
+        for pid, name, few in (
+            (keeper, "swanroam-mover", (2, 10, 12, 13, 19)),
+            (only_child_of(keeper), "swanroam-tracer", (19,)),
+        ):
+            status = Path(f"/proc/{pid}/status").read_text()
+            fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+            for which in ("CapEff", "CapPrm"):
+                assert int(fields[which], 16) == sum(1 << number for number in few)
+            for which in ("CapInh", "CapBnd", "CapAmb"):
+                assert int(fields[which], 16) == 0
+            assert fields["NoNewPrivs"] == "1"
+            assert fields["Name"] == name[:15]
+            os.kill(pid, signal.SIGTERM)
         mover.inspect([])
+
+
+@pytest.mark.both
+@pytest.mark.parametrize("dies", ["keeper", "tracer", "keeper while the worker hangs"])
+def test_nobody_is_left_when_one_of_the_mover_s_processes_is_killed(dies: str) -> None:
+    with Pair() as hosts:
+        client, ports = hosts.client("poll")
+        here, _ = entries(*ports)
+        mover = hosts.mobile.mover()
+        assert not mover.stop(1, here, hold_seconds=PATIENCE).refusals
+        keeper = only_child_of(hosts.mobile.nursery_pid)
+        family = [keeper, *children_of(keeper)]
+        assert len(family) == 3
+        tracer = next(pid for pid in family if name_of(pid) == "swanroam-tracer")
+        (worker,) = set(family) - {keeper, tracer}
+        assert client.state() == "t"
+        if "hangs" in dies:
+            os.kill(worker, signal.SIGSTOP)
+        os.kill(tracer if dies == "tracer" else keeper, signal.SIGKILL)
+        if dies == "tracer":
+            assert mover.receive(Expired) == Expired(1, ())
+        mover.wait_ended()
+        until(lambda: client.state() != "t")
+        if "hangs" in dies:
+            os.kill(worker, signal.SIGCONT)
+        until(lambda: not any(map(is_alive, family)))
+        mover.channel.close()
+        with hosts.mobile.mover() as next_one:
+            next_one.send(Unlock(tuple(here)))
+            client.goes_on()
+            client.end()
+        assert hosts.resets() == 0
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(line) for line in subprocess.run(["pgrep", "-P", str(pid)], capture_output=True).stdout.split()]
+
+
+def only_child_of(pid: int) -> int:
+    (child,) = children_of(pid)
+    return child
+
+
+def name_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/comm").read_text().rstrip("\n")
+
+
+def is_alive(pid: int) -> bool:
+    """A zombie is not: its parent is about to ask for it."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
 
 
 def test_hundreds_of_connections_of_one_program_move_together() -> None:

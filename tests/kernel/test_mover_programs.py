@@ -10,7 +10,9 @@ pytestmark = pytest.mark.kernel
 STYLES = ["blocking", "threads", "select", "poll", "epoll-level", "epoll-edge", "asyncio", "forked"]
 
 
-@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize(
+    "style", [pytest.param(style, marks=pytest.mark.both if style == "epoll-edge" else ()) for style in STYLES]
+)
 def test_a_program_goes_on_at_the_new_address_and_back_at_the_old_one(style: str) -> None:
     with Pair() as hosts:
         client, ports = hosts.client(style)

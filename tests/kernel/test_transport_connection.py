@@ -173,6 +173,7 @@ def test_a_full_send_queue_fits_in_again_with_all_its_limits(hosts: Hosts) -> No
     exchange(client, server)
 
 
+@pytest.mark.both
 @pytest.mark.parametrize(
     ("bind", "moves"),
     [(None, 4), (("0.0.0.0", 6100), 4), ((str(mobile("a")), 0), 4)],
@@ -189,6 +190,7 @@ def test_a_client_bound_in_any_way_but_both_moves_again_and_again(
         exchange(client, server)
 
 
+@pytest.mark.both
 @pytest.mark.parametrize("bind", ["ipv6", "dual-stack"])
 def test_an_ipv6_socket_bound_to_the_old_address_moves_again(hosts: Hosts, bind: str) -> None:
     version, dual_stack = KINDS[bind]
@@ -199,6 +201,7 @@ def test_an_ipv6_socket_bound_to_the_old_address_moves_again(hosts: Hosts, bind:
         exchange(client, server)
 
 
+@pytest.mark.both
 def test_a_client_bound_to_the_old_address_and_a_port_is_refused_and_put_back(hosts: Hosts) -> None:
     client, server = hosts.connect(bind=(str(mobile("a")), 6101))
     written = fill(client, 5000)
@@ -294,6 +297,7 @@ def test_half_closed_connections_move(hosts: Hosts, closer: int, reader_has_seen
     assert one.sock.recv(1) == b""
 
 
+@pytest.mark.both
 @pytest.mark.parametrize("state", [FIN_WAIT1, LAST_ACK, CLOSING])
 def test_connections_move_with_a_fin_in_flight(hosts: Hosts, state: SocketState) -> None:
     ends = client, server = hosts.connect()
@@ -334,6 +338,7 @@ def test_shutdown_of_reading_comes_along(hosts: Hosts) -> None:
     assert receive(server.sock, 7) == b"one way"
 
 
+@pytest.mark.both
 @pytest.mark.parametrize(
     ("name", "value"), [("tcp_window_scaling", 0), ("tcp_sack", 0), ("tcp_timestamps", 0), ("tcp_ecn", 1)]
 )
@@ -394,6 +399,7 @@ NEWER = (44, 45, 46, repair.IP_LOCAL_PORT_RANGE)
 """Of these those that Linux 6.1 need not have."""
 
 
+@pytest.mark.both
 def test_every_option_of_the_program_is_as_it_was(hosts: Hosts) -> None:
     client, server = hosts.connect()
     known = []
@@ -527,6 +533,7 @@ def test_a_closed_window_stays_closed_until_the_reader_reads(hosts: Hosts) -> No
     exchange(client, server)
 
 
+@pytest.mark.both
 def test_when_everyone_dies_after_rebuilding_the_kernel_sends_by_itself(hosts: Hosts) -> None:
     client, server = hosts.connect()
     exchange(client, server)
@@ -643,6 +650,7 @@ def test_a_connection_in_repair_mode_is_refused(hosts: Hosts) -> None:
     connection.inspect(client.held)
 
 
+@pytest.mark.both
 def test_urgent_data_is_refused(hosts: Hosts) -> None:
     client, server = hosts.connect()
     server.sock.send(b"abc", socket.MSG_OOB)
@@ -658,6 +666,7 @@ def test_urgent_data_is_refused(hosts: Hosts) -> None:
     assert refusal(client.held, 6) is Reason.URGENT_DATA
 
 
+@pytest.mark.both
 def test_a_peek_offset_is_refused_where_the_kernel_has_it(hosts: Hosts) -> None:
     client, _server = hosts.connect()
     try:
@@ -686,6 +695,7 @@ def test_a_wrong_source_is_refused_and_binds_nothing(hosts: Hosts) -> None:
     exchange(client, server)
 
 
+@pytest.mark.both
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_socket_that_moved_before_is_put_back_against_all_routes(hosts: Hosts, kind: str) -> None:
     version, dual_stack = KINDS[kind]

@@ -81,6 +81,7 @@ def test_connected_sockets_move_again_and_again_with_their_queues(hosts: Hosts, 
         assert client.recv(10) == b"and back"
 
 
+@pytest.mark.both
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_socket_that_moved_before_is_put_back_against_all_routes(hosts: Hosts, kind: str) -> None:
     version, dual_stack = KINDS[kind]
@@ -99,6 +100,7 @@ def test_a_socket_that_moved_before_is_put_back_against_all_routes(hosts: Hosts,
     assert server.recv(20) == b"still here"
 
 
+@pytest.mark.both
 def test_a_socket_bound_to_the_old_address_and_a_port_is_refused_and_put_back(hosts: Hosts) -> None:
     client, server = pair(hosts, bind=(str(mobile("a")), 6502))
     with another_descriptor(client) as held:
@@ -154,6 +156,7 @@ def test_sockets_that_are_not_connected_are_told_apart(hosts: Hosts, kind: str) 
     assert [reason.needs_nothing for reason in reasons] == [True, False]
 
 
+@pytest.mark.both
 def test_a_tunnel_of_the_kernel_is_refused(hosts: Hosts) -> None:
     client, _server = pair(hosts)
     client.setsockopt(socket.IPPROTO_UDP, 100, 2)  # UDP_ENCAP, UDP_ENCAP_ESPINUDP

@@ -149,6 +149,7 @@ def test_a_connection_that_cannot_move_is_put_back_from_wherever_that_was_interr
     finish_from_everywhere(hosts, client, server, new="a", end="a")
 
 
+@pytest.mark.both
 def test_putting_back_against_all_routes_is_completed_as_well(hosts: Hosts) -> None:
     client, server = busy_connection(hosts, ("0.0.0.0", 6200))
     hosts.prefer("c")

@@ -51,6 +51,7 @@ async def test_a_locked_connection_gets_nothing_until_it_is_unlocked(version: in
             assert readable(here, 5)  # by retransmission
 
 
+@pytest.mark.both
 @pytest.mark.parametrize("version", [4, 6])
 @in_namespace
 async def test_no_reset_answers_a_locked_connection_that_nobody_has(version: int) -> None:

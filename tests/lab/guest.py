@@ -1,6 +1,6 @@
 """Runs a command where ESP and IP-in-IP exist: on this machine's kernel, or in a User-Mode Linux guest.
 
-    python -m lab.guest [options] [pytest args]        the lab's tests (default: all that are marked `lab`)
+    python -m lab.guest [options] [pytest args]        the lab's tests (default: all that are marked `lab` or `both`)
     python -m lab.guest [options] --exec ARGV...        any command, e.g. the demo
 
 Options: `--guests N` spreads the test files over N kernels, `--time-limit SECONDS` for the whole run,
@@ -179,7 +179,7 @@ def pytest_argv(arguments: list[str]) -> list[str]:
     argv = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "lab.shards"]
     argv += [f"--timeout={TEST_TIME_LIMIT}", "--color=no"]
     if not any(argument == "-m" or argument.startswith("-m=") for argument in arguments):
-        argv += ["-m", "lab"]
+        argv += ["-m", "lab or both"]
     argv += arguments
     if not any((ROOT / a.split("::")[0]).exists() for a in arguments if not a.startswith("-")):
         argv += [str(ROOT / "tests" / name) for name in ("kernel", "scenarios")]

@@ -1,7 +1,8 @@
 """pytest plugin of the launcher: this process's share of the test files, and a record of the results.
 
 `SWANROAM_SHARD=2/3` keeps the second third of the files (whole files, balanced by number of tests; every
-shard computes the same division). `SWANROAM_SUMMARY=FILE` receives the counts as JSON when the session ends.
+shard computes the same division). `SWANROAM_SUMMARY=FILE` receives the counts as JSON when the session ends; `both`
+are those passed that run on this machine's kernel and in the lab.
 """
 
 import json
@@ -42,6 +43,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if report.when == "call":
         xfail = hasattr(report, "wasxfail")
         _outcomes["xfailed" if xfail and report.skipped else report.outcome] += 1
+        _outcomes["both"] += report.passed and "both" in report.keywords
     elif report.failed:
         _outcomes["error"] += 1
     elif report.skipped:

@@ -1,8 +1,13 @@
-"""The last line of `make test`: what all parts counted. Fails when a part has no record, or ran no test."""
+"""The last line of `make test`: what all parts counted. Fails when a part has no record, or ran no test.
+
+The tests that are marked `both` must have run in the kernel's part and in the lab.
+"""
 
 import json
 import sys
 from pathlib import Path
+
+_BOTH = ("kernel", "lab")
 
 
 def total(records: dict[str, dict[str, int] | None]) -> tuple[str, bool]:
@@ -20,6 +25,9 @@ def total(records: dict[str, dict[str, int] | None]) -> tuple[str, bool]:
         failed += bad
         skipped += record.get("skipped", 0)
         fine = fine and not bad and record.get("passed", 0) > 0
+        if name in _BOTH and not record.get("both", 0):
+            parts.append(f"{name} without those that run in both")
+            fine = False
     line = f"{passed} passed, {failed} failed, {skipped} skipped ({', '.join(parts)})"
     return line, fine
 

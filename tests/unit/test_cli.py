@@ -25,7 +25,7 @@ from swanroam.daemon.requirements import Requirements, Unmet
 from swanroam.daemon.run import AlreadyRunningError, DirectoryError, single_instance
 from swanroam.kernel.address_watch import AddressWatchError
 
-COMMANDS = ("status", "move", "check-config", "run", "cleanup")
+COMMANDS = ("status", "sockets", "move", "check-config", "run", "cleanup")
 
 
 @pytest.fixture

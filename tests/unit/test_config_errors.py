@@ -115,6 +115,25 @@ peers:
             "f:5:28: timing.first_retransmit: is 1ms, out of range; "
             "write a duration from 10ms to 10s, as 30, 30s, 500ms, 5m or 1h",
         ),
+        # Sockets
+        (
+            "sockets: {hold: 1m}",
+            "f:5:17: sockets.hold: is 1m, out of range; "
+            "write a duration from 100ms to 10s, as 30, 30s, 500ms, 5m or 1h",
+        ),
+        (
+            "sockets: {end_after: soon}",
+            "f:5:22: sockets.end_after: is 'soon'; write a duration from 0s to 720h, as 30, 30s, 500ms, 5m or 1h, "
+            "or 'never'",
+        ),
+        (
+            "sockets: {exclude_ports: [ssh]}",
+            "f:5:27: sockets.exclude_ports[0]: is 'ssh'; write a whole number from 1 to 65535",
+        ),
+        (
+            "sockets: {exclude_processes: [a, a]}",
+            "f:5:30: sockets.exclude_processes: names 'a' twice; remove one of them",
+        ),
         # Addresses and interfaces
         ("addresses: {interfaces: eth0}", "f:5:25: addresses.interfaces: is 'eth0', not a list; write [eth0]"),
         ("addresses: {interfaces: []}", "f:5:25: addresses.interfaces: is an empty list; write [eth0, wlan*]"),

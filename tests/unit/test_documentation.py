@@ -28,6 +28,7 @@ from swanroam.protocol.messages import (
 
 ROOT = Path(__file__).resolve().parents[2]
 PROTOCOL = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
+SOCKETS = (ROOT / "docs" / "sockets.md").read_text(encoding="utf-8")
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCUMENTS = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("strongswan-conf/*.md")])
@@ -144,3 +145,13 @@ def test_links_between_documents_lead_somewhere() -> None:
     for path in DOCUMENTS:
         for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", path.read_text(encoding="utf-8")):
             assert (path.parent / target).exists(), f"{path.name}: {target}"
+
+
+def test_every_test_that_the_table_of_sockets_names_is_there_and_runs_in_the_guest_where_it_says_so() -> None:
+    named = set(re.findall(r"(†?)(?: \(edge\))? `(test_\w+)`", SOCKETS))
+    assert len(named) > 50
+    sources = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests" / "kernel").glob("test_*.py"))
+    for dagger, name in sorted(named):
+        found = re.findall(rf"((?:^[@ )].*\n)*)^(?:async )?def {name}\(", sources, re.MULTILINE)
+        assert found, name
+        assert not dagger or any("pytest.mark.both" in decorators for decorators in found), name

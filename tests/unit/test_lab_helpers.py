@@ -8,6 +8,7 @@ from lab.addressing import CONTROL_PREFIX, inner_address
 from lab.controller import merge
 from lab.guest import parse
 from lab.shards import divide
+from lab.totals import total
 from swanroam.inner_address import inner_address as inner_address_of_swanroam
 
 STATE = """--- states
@@ -60,7 +61,7 @@ def test_the_launcher_takes_its_own_options_and_leaves_the_rest_to_pytest() -> N
     options, command = parse(["--guests", "2", "-k", "soft", "-x"])
     assert options.guests == 2
     assert command[command.index("-k") :][:3] == ["-k", "soft", "-x"]
-    assert command[command.index("-m", 3) + 1] == "lab"
+    assert command[command.index("-m", 3) + 1] == "lab or both"
 
     _, command = parse(["--exec", "python3", "-m", "lab.demo", "--guests"])
     assert command == ["python3", "-m", "lab.demo", "--guests"]
@@ -98,3 +99,13 @@ def test_udp_records_tell_lost_doubled_and_refused_packets() -> None:
     assert round(direction.longest_silence, 2) == 0.31
     assert direction.silence_began == 1.01
     assert direction.lost_outside(1.15, 1.25) == [(1, 1.1)]
+
+
+def test_totals_miss_the_tests_that_run_on_both_kernels() -> None:
+    good = {"unit": {"passed": 3}, "kernel": {"passed": 3, "both": 1}, "lab": {"passed": 3, "both": 1}}
+    assert total(good) == ("9 passed, 0 failed, 0 skipped (unit 3, kernel 3, lab 3)", True)
+    line, fine = total(good | {"lab": {"passed": 3, "both": 0}})
+    assert not fine
+    assert "lab without those that run in both" in line
+    assert not total(good | {"kernel": {"passed": 3}})[1]
+    assert not total(good | {"kernel": None})[1]

@@ -43,14 +43,10 @@ entries = st.builds(
 some_entries = st.lists(entries, max_size=3).map(tuple)
 some_indices = st.lists(indices, max_size=3).map(tuple)
 refusals = st.dictionaries(indices, st.builds(Refusal, st.sampled_from(Reason), st.text()), max_size=3)
+exclusions = st.builds(Exclusions, st.lists(st.text(), max_size=2).map(tuple), st.lists(ports, max_size=2).map(tuple))
 messages = st.one_of(
-    st.builds(
-        Inspect,
-        numbers,
-        some_entries,
-        st.builds(Exclusions, st.lists(st.text(), max_size=2).map(tuple), st.lists(ports, max_size=2).map(tuple)),
-    ),
-    st.builds(Stop, numbers, some_entries, st.floats(0, 100), numbers),
+    st.builds(Inspect, numbers, some_entries, exclusions),
+    st.builds(Stop, numbers, some_entries, st.floats(0, 100), numbers, numbers, exclusions),
     st.builds(Rebuild, numbers, st.dictionaries(indices, numbers, max_size=3)),
     st.builds(Go, numbers, some_indices, some_indices),
     st.builds(Unlock, some_entries),

@@ -264,8 +264,10 @@ DOCUMENT: dict[str, Any] = {
                     "local": f"[{LONG}1111]:50000",
                     "remote": f"[{LONG}9999]:443",
                     "owners": ["firefox/1234", "a-rather-long-name/567890"],
+                    "stays": "its owner uses io_uring: a-rather-long-name/567890",
                 }
             ],
+            "transport": {"method": "move", "moved": 12, "moving": True},
             "handover": HANDOVER,
             "peer_handover": None,
             "history": [],

@@ -7,7 +7,8 @@ import pytest
 from swanroam.protocol.binding import Binding
 from swanroam.protocol.host_state import Pair
 from swanroam.protocol.messages import MAX_CONNECTIONS, Obstacle, Transport
-from unit.driver import A
+from swanroam.protocol.transfer import StopSockets
+from unit.driver import A, B, C, D
 from unit.transfer_world import HANDOVER, HOLD, World, key_of_other
 from unit.walks import seeds
 
@@ -138,6 +139,61 @@ def test_nothing_is_stopped_for_a_peer_that_does_not_answer() -> None:
     assert [kept.obstacle for kept in world.leader.transfers.tally.kept.values()] == [Obstacle.SILENT]
 
 
+@pytest.mark.parametrize("bound", [False, True])
+def test_another_move_while_only_the_follower_has_moved_brings_them_together_again(*, bound: bool) -> None:
+    world = World(12)
+    (key,) = world.connect(1)
+    while world.leader.sockets[key].stopped_since is None:
+        world.run(0.001)
+    world.loss = 1.0  # the request is on its way; the address that the answer is for is gone
+    world.run(HOLD / 2)
+    world.move(C)
+    world.run(HOLD)
+    world.loss = 0.0
+    assert not world.together(key)
+    if bound:
+        world.leader.sockets[key].obstacle = Obstacle.BOUND
+    world.run(40)
+    assert world.together(key)
+    assert world.place(key) == (BOTH_OLD if bound else BOTH_NEW)
+
+
+def test_what_could_not_move_to_one_address_is_looked_at_for_the_next() -> None:
+    world = World(13)
+    (key,) = world.connect(1)
+    world.leader.sockets[key].obstacle = Obstacle.KIND
+    world.run(5)
+    world.leader.sockets[key].obstacle = Obstacle.NONE
+    world.run(60)
+    assert world.place(key) == BOTH_OLD
+    world.move(C)
+    world.run(5)
+    assert world.place(key) == BOTH_NEW
+
+
+def test_a_follower_that_cannot_go_back_stays_locked_until_it_can() -> None:
+    world = World(14)
+    (key,) = world.connect(1)
+    world.leader.sockets[key].obstacle = Obstacle.BOUND
+    world.failed_returns = 1.0
+    world.run(5)
+    assert not world.together(key)
+    world.failed_returns = 0.0
+    world.run(60)
+    assert world.together(key)
+
+
+def test_what_always_fails_is_tried_ever_more_seldom() -> None:
+    world = World(11)
+    (key,) = world.connect(1)
+    world.leader.failing = frozenset({StopSockets})
+    world.run(120)
+    assert 5 < world.leader.orders[StopSockets] < 20
+    world.leader.failing = frozenset()
+    world.run(100)
+    assert world.place(key) == BOTH_NEW
+
+
 @pytest.mark.parametrize("delay", [0.3, 0.8])
 def test_a_round_trip_longer_than_the_limit_moves_in_two_attempts(delay: float) -> None:
     """The follower's sockets move, the leader's time is over before the answer comes; the next attempt finds it so."""
@@ -148,23 +204,42 @@ def test_a_round_trip_longer_than_the_limit_moves_in_two_attempts(delay: float) 
     assert [world.place(key) for key in keys] == [BOTH_NEW] * 2
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_what_comes_late_moves_nothing_any_more(seed: int) -> None:
+    """A request to take sockets back would take them away from where the leader's stand by then."""
+    world = World(seed, late=0.9)
+    keys = world.connect(3)
+    for key in keys:
+        world.leader.sockets[key].obstacle = Obstacle.BOUND
+    world.run(1.5)
+    for key in keys:
+        world.leader.sockets[key].obstacle = Obstacle.NONE
+        world.leader.transfers.tally.kept.clear()
+    world.run(30)
+    assert [world.place(key) for key in keys] == [BOTH_NEW] * 3
+
+
 @pytest.mark.parametrize("seed", seeds(6))
 def test_random_walk(seed: int) -> None:
     """Loss, doubled and late messages, movers that die, controllers that crash: then all is well again."""
-    world = World(seed, loss=0.3, delay=0.03, mover_deaths=0.1)
+    world = World(seed, loss=0.3, delay=0.03, mover_deaths=0.1, late=0.2)
     keys = world.connect(world.random.randint(1, 2 * MAX_CONNECTIONS))
     bound = {key for key in keys if world.random.random() < 0.1}
     for key in bound:
         end = world.random.choice([world.leader, world.follower])
         end.sockets[key if end is world.leader else key_of_other(key)].obstacle = Obstacle.BOUND
+    world.failed_returns = 0.2
     for _ in range(world.random.randint(0, 6)):
         world.run(world.random.uniform(0, 1))
         world.random.choice([world.leader, world.follower]).start()
+        if world.random.random() < 0.3:
+            world.move(world.random.choice([B, C, D]))
     world.run(10)
-    world.loss = world.mover_deaths = 0.0
+    world.loss = world.mover_deaths = world.late = world.failed_returns = 0.0
     world.run(120)
     for key in keys:
-        assert world.place(key) == (BOTH_OLD if key in bound else BOTH_NEW), key
+        assert world.together(key), key
+        assert world.place(key) == BOTH_NEW or key in bound, key
     for end in (world.leader, world.follower):
         assert max(socket.longest_stop for socket in end.sockets.values()) <= HOLD + 0.001
         for _ in range(20):

@@ -4,7 +4,7 @@ from contextlib import suppress
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from swanroam.kernel.xfrm import association, events, migrate, policy, replay, selectors, states
@@ -217,7 +217,6 @@ def test_policy_round_trip(value: Policy) -> None:
     assert decoded.encode() == value.encode()
 
 
-@settings(max_examples=200)
 @given(associations())
 def test_association_round_trip(value: SecurityAssociation) -> None:
     decoded = SecurityAssociation.decode(value.encode())
@@ -252,7 +251,6 @@ def test_messages_of_one_datagram_are_taken_apart_again(messages: list[Message])
     ],
 )
 def test_arbitrary_octets_are_a_value_or_a_decode_error(decode) -> None:
-    @settings(max_examples=150)
     @given(st.binary(max_size=320))
     def check(data: bytes) -> None:
         with suppress(XfrmDecodeError):
@@ -261,7 +259,6 @@ def test_arbitrary_octets_are_a_value_or_a_decode_error(decode) -> None:
     check()
 
 
-@settings(max_examples=300)
 @given(st.data(), associations() | policies())
 def test_damaged_object_is_a_value_or_a_decode_error(data: st.DataObject, value: SecurityAssociation | Policy) -> None:
     octets = bytearray(value.encode())

@@ -4,7 +4,7 @@ from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from swanroam.kernel.xfrm.association import (
@@ -151,7 +151,6 @@ def test_migrate_state_of_newer_kernels_is_unrecognised() -> None:
     assert decoded.type is MessageType.MIGRATE_STATE
 
 
-@settings(max_examples=500)
 @given(st.integers(0, 0xFFFF) | st.sampled_from(list(MessageType)), st.binary(max_size=400))
 @example(MessageType.MAPPING, bytes(64))
 def test_arbitrary_messages_never_raise(kind: int, payload: bytes) -> None:

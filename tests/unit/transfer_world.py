@@ -1,7 +1,7 @@
 """Two hosts that move sockets between them: the machines are real, network, programs and kernel are played.
 
-The network loses, doubles and delays; orders take time; programs are stopped for HOLD at most; controllers crash and
-start anew with nothing but what the sockets say. Everything comes from one seed.
+The network loses, doubles and delays, now and then for long; orders take time; programs are stopped for HOLD at most;
+controllers crash and start anew with nothing but what the sockets say. Everything comes from one seed.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import random
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,7 +19,7 @@ from swanroam.protocol.codec import decode, encode
 from swanroam.protocol.events import Action, Send
 from swanroam.protocol.host_state import Pair
 from swanroam.protocol.leader import led_pairs
-from swanroam.protocol.messages import Obstacle, TransferReply, TransferRequest, Transport
+from swanroam.protocol.messages import IPAddress, Obstacle, TransferReply, TransferRequest, Transport
 from swanroam.protocol.retransmission import Retransmission
 from swanroam.protocol.transfer import (
     DatagramSocketsMoved,
@@ -46,6 +47,8 @@ from unit.driver import A, B, P
 
 HOLD = 1.0
 HANDOVER = bytes(8)
+LATEST = 10.0
+"""Seconds: the oldest message that still arrives."""
 
 
 @dataclass(slots=True)
@@ -74,6 +77,9 @@ class End:
         self.willing = True
         self.runs = 0
         self.datagram_moves = 0
+        self.orders: Counter[type] = Counter()
+        self.failing: frozenset[type] = frozenset()
+        """Orders that the mover never carries out."""
         self.datagrams_take = 0.0
         self.start()
 
@@ -113,7 +119,7 @@ class End:
             return  # to a socket that was closed
         message = decode(datagram)
         if isinstance(message, TransferRequest):
-            self.carry_out(self.transfers.requested(message, self.own, self.peer))
+            self.carry_out(self.transfers.requested(message, self.own, self.peer, self.world.now))
         else:
             assert isinstance(message, TransferReply)
             self.carry_out(self.transfers.replied(message, self.world.now))
@@ -132,7 +138,9 @@ class End:
     def work(self, order: Action, run: int) -> None:
         if run != self.runs:
             return
-        if self.world.random.random() < self.world.mover_deaths and hasattr(order, "transfer"):
+        self.orders[type(order)] += 1
+        dies = self.world.random.random() < self.world.mover_deaths or type(order) in self.failing
+        if dies and hasattr(order, "transfer"):
             for transfer in list(self.held):
                 self._expire(transfer, tell=True)
             self.feed(TransferFailed(order.transfer, "the mover has died"), run)
@@ -146,9 +154,11 @@ class End:
                 kept = self._hindered(here)
                 hindered = {entry.key for entry in kept}
                 return SocketsFound(old, new, tuple(key for key in here if key not in hindered), kept)
-            case InspectSockets(transfer, _, new, keys):
+            case InspectSockets(transfer, old, new, keys, elsewhere):
                 there = [key for key in keys if key in self.sockets and self.sockets[key].pair == new]
                 kept = self._hindered([key for key in keys if key not in there])
+                hindered = {entry.key for entry in kept}
+                kept += self._absent([key for key in keys if key not in there and key not in hindered], old, elsewhere)
                 return SocketsInspected(transfer, kept, tuple((key, self.sockets[key].number) for key in there))
             case StopSockets(transfer, old, new, keys):
                 return SocketsStopped(transfer, *self._stop(transfer, old, new, keys))
@@ -156,15 +166,15 @@ class End:
                 if transfer not in self.held:
                     return TransferFailed(transfer, "it has ended")
                 return SocketsMoved(transfer, *self._rebuild(transfer, dict(numbers)))
-            case MoveSockets(transfer, old, new, numbers):
-                _, kept = self._stop(transfer, old, new, tuple(key for key, _ in numbers))
+            case MoveSockets(transfer, old, new, numbers, elsewhere):
+                _, kept = self._stop(transfer, old, new, tuple(key for key, _ in numbers), elsewhere)
                 moved, more = self._rebuild(transfer, dict(numbers))
                 return SocketsMoved(transfer, moved, (*kept, *more))
             case LetGo():
                 return self._let_go(order)
-            case UnlockSockets(_, _, keys):
+            case UnlockSockets(old, new, keys):
                 for key in keys:
-                    self.sockets[key].locked.clear()
+                    self.sockets[key].locked -= {old, new}
             case MoveDatagramSockets(old, new):
                 self.datagram_moves += 1
                 return DatagramSocketsMoved(old, new)
@@ -179,21 +189,24 @@ class End:
                 found.append(Kept(key, obstacle))
         return tuple(found)
 
+    def _absent(self, keys: list[Key], old: Pair, elsewhere: tuple[Pair, ...]) -> tuple[Kept, ...]:
+        """Of those that are here, the ones that are not where they are looked for."""
+        return tuple(Kept(key, Obstacle.NOT_FOUND) for key in keys if self.sockets[key].pair not in (old, *elsewhere))
+
     def _stop(
-        self, transfer: int, old: Pair, new: Pair, keys: tuple[Key, ...]
+        self, transfer: int, old: Pair, new: Pair, keys: tuple[Key, ...], elsewhere: tuple[Pair, ...] = ()
     ) -> tuple[tuple[tuple[Key, int], ...], tuple[Kept, ...]]:
         kept = list(self._hindered(keys))
         hindered = {entry.key for entry in kept}
-        kept += [Kept(key, Obstacle.NOT_FOUND) for key in keys if key not in hindered and self.sockets[key].pair != old]
+        kept += self._absent([key for key in keys if key not in hindered], old, elsewhere)
         hindered = {entry.key for entry in kept}
         stopped = [key for key in keys if key not in hindered]
         for key in stopped:
             self.sockets[key].stopped_since = self.world.now
-            self.sockets[key].locked = {old, new}
-        if stopped:
-            self.held[transfer] = stopped
-            self.targets = new
-            self.world.after(HOLD, lambda: self._expire(transfer, tell=True))
+            self.sockets[key].locked |= {self.sockets[key].pair, new}
+        self.held[transfer] = stopped
+        self.targets = new
+        self.world.after(HOLD, lambda: self._expire(transfer, tell=True))
         return tuple((key, self.sockets[key].number) for key in sorted(stopped)), tuple(kept)
 
     def _rebuild(self, transfer: int, numbers: dict[Key, int]) -> tuple[tuple[tuple[Key, int], ...], tuple[Kept, ...]]:
@@ -214,18 +227,23 @@ class End:
         return tuple(sorted(moved)), tuple(kept)
 
     def _let_go(self, order: LetGo) -> SocketsLetGo:
-        back = dict(order.back)
-        for key in back:
-            socket = self.sockets.get(key)
-            if socket is not None and socket.pair == order.new:
-                socket.pair = order.old
-                self.world.check()
+        kept = []
         for key in self.held.pop(order.transfer, ()):
             self._free(key, doubtful=key in order.doubtful)
+        for key, _ in order.back:
+            socket = self.sockets.get(key)
+            if socket is not None and socket.pair == order.new:
+                if self.world.random.random() < self.world.failed_returns:
+                    kept.append(Kept(key, Obstacle.CHANGED))
+                    continue
+                socket.locked |= {order.new}
+                socket.pair = order.old
+                self.world.check()
+        away = {entry.key for entry in kept}
         for key in order.keys:
-            if key in self.sockets and key not in order.doubtful:
-                self.sockets[key].locked.clear()
-        return SocketsLetGo(order.transfer)
+            if key in self.sockets and key not in order.doubtful and key not in away:
+                self.sockets[key].locked -= {order.old, order.new}
+        return SocketsLetGo(order.transfer, tuple(kept))
 
     def _expire(self, transfer: int, *, tell: bool) -> None:
         keys = self.held.pop(transfer, None)
@@ -241,7 +259,7 @@ class End:
         assert socket.stopped_since is not None
         socket.longest_stop = max(socket.longest_stop, self.world.now - socket.stopped_since)
         socket.stopped_since = None
-        socket.locked = socket.locked - {socket.pair} if doubtful else set()
+        socket.locked = socket.locked - {socket.pair}  # where it is not, what is under way may still come
 
 
 def key_of_other(key: Key) -> Key:
@@ -251,9 +269,13 @@ def key_of_other(key: Key) -> Key:
 class World:
     """Clock, network and both ends. The mobile host has come from A to B, and leads."""
 
-    def __init__(self, seed: int, *, loss: float = 0.0, delay: float = 0.01, mover_deaths: float = 0.0) -> None:
+    def __init__(
+        self, seed: int, *, loss: float = 0.0, delay: float = 0.01, mover_deaths: float = 0.0, late: float = 0.0
+    ) -> None:
+        """`late`: the part of the messages of which a copy comes much later."""
         self.random = random.Random(seed)
-        self.loss, self.delay, self.mover_deaths = loss, delay, mover_deaths
+        self.loss, self.delay, self.mover_deaths, self.late = loss, delay, mover_deaths, late
+        self.failed_returns = 0.0
         self.now = 0.0
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
@@ -273,6 +295,12 @@ class World:
             keys.append(key)
         return keys
 
+    def move(self, address: IPAddress) -> None:
+        """The mobile host, once more; both know it at once."""
+        self.leader.own = self.follower.peer = self.leader.own.moved_to(address)
+        self.leader.look()
+        self.follower.look()
+
     def at(self, time: float, what: Callable[[], None]) -> None:
         heapq.heappush(self._queue, (time, next(self._order), what))
 
@@ -283,6 +311,8 @@ class World:
         for _ in range(self.random.choice([1, 1, 1, 2])):
             if self.random.random() >= self.loss:
                 self.after(self.delay * self.random.uniform(1, 3), partial(to.receive, datagram, to.runs))
+        if self.random.random() < self.late:  # not to another run: the sequence has grown by then
+            self.after(self.random.uniform(0, LATEST), partial(to.receive, datagram, to.runs))
 
     def run(self, seconds: float) -> None:
         end = self.now + seconds
@@ -294,19 +324,24 @@ class World:
 
     def place(self, key: Key) -> tuple[bool, bool]:
         """Whether the leader's, and the follower's, socket is at the new pair."""
-        return (
-            self.leader.sockets[key].pair == Pair(B, P),
-            self.follower.sockets[key_of_other(key)].pair == Pair(P, B),
-        )
+        new = Pair(self.leader.own.current, self.leader.peer.current)
+        return self.leader.sockets[key].pair == new, self.follower.sockets[key_of_other(key)].pair == mirrored(new)
+
+    def together(self, key: Key) -> bool:
+        """Whether both ends are at one pair."""
+        return self.leader.sockets[key].pair == mirrored(self.follower.sockets[key_of_other(key)].pair)
 
     def check(self) -> None:
         """What holds at every moment."""
         for key, ours in self.leader.sockets.items():
-            if key.transport is Transport.UDP:
-                continue
             theirs = self.follower.sockets[key_of_other(key)]
-            moved, followed = self.place(key)
-            assert not (moved and not followed), f"{key}: the leader's socket is alone at the new pair"
-            if followed and not moved:
-                assert Pair(B, P) in ours.locked, f"{key}: what comes for the new pair would be answered by a reset"
-                assert Pair(P, A) in theirs.locked, f"{key}: what comes for the old pair would be answered by a reset"
+            if key.transport is Transport.UDP or self.together(key):
+                continue
+            assert self.place(key) != (True, False), f"{key}: the leader's socket is alone at the new pair"
+            for one, other in ((ours, theirs), (theirs, ours)):
+                assert mirrored(one.pair) in other.locked, f"{key}: what comes for {one.pair} would get a reset"
+
+
+def mirrored(pair: Pair) -> Pair:
+    """As the other host sees it."""
+    return Pair(pair.remote, pair.local)

@@ -35,13 +35,13 @@ def render(document: dict[str, Any]) -> str:
     """The document for people."""
     lines = [_headline(document)]
     for problem in document["problems"]:
-        lines += _wrapped(f"  ! {problem}", "    ")
+        lines += wrapped(f"  ! {problem}", "    ")
     for peer in document["peers"]:
         lines += ["", f"{peer['name']}: {peer['state']}", *_peer(peer)]
     dropped = document["control_channel"]["dropped"]
     if dropped:
         counts = ", ".join(f"{reason} {count}" for reason, count in sorted(dropped.items()))
-        lines += ["", *_wrapped(f"Datagrams dropped on the control channel: {counts}", "  ")]
+        lines += ["", *wrapped(f"Datagrams dropped on the control channel: {counts}", "  ")]
     return "\n".join(lines)
 
 
@@ -76,10 +76,15 @@ def _peer(peer: dict[str, Any]) -> list[str]:
         inner, outer = f"{carried['local']} - {carried['remote']}", carried["outer"]
         kind = " (control only: new address not proven yet)" if carried["control_only"] else ""
         lines += _line("carrier", f"{inner} inside {outer}{kind}")
+    transport = peer["transport"]
+    if transport["moving"] or transport["moved"]:
+        moving = ", more are just moving" if transport["moving"] else ""
+        lines += _line("sockets", f"{transport['moved']} moved to the present addresses{moving}")
     for entry in peer["sockets"]:
         owners = ", ".join(entry["owners"]) or "no process"
         where = f"{entry['local']} - {entry['remote']}"
-        lines += _line("on carrier", f"{entry['protocol']} {where} {entry['state']} ({owners})")
+        stays = f": {entry['stays']}" if entry["stays"] else ""
+        lines += _line("on carrier", f"{entry['protocol']} {where} {entry['state']} ({owners}){stays}")
     for handover in [entry for entry in (peer["handover"], peer["peer_handover"]) if entry is not None]:
         lines += _handover("handover", handover)
     if peer["history"] and peer["handover"] is None:
@@ -107,10 +112,10 @@ def _handover(label: str, handover: dict[str, Any]) -> list[str]:
 
 
 def _line(label: str, text: str) -> list[str]:
-    return _wrapped(f"  {label:<12} {text}", " " * 15)
+    return wrapped(f"  {label:<12} {text}", " " * 15)
 
 
-def _wrapped(text: str, indent: str) -> list[str]:
+def wrapped(text: str, indent: str) -> list[str]:
     """The text in lines of at most 80 columns, where its words allow it: addresses are for copying, never broken."""
     return textwrap.wrap(
         text,

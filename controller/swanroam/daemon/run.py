@@ -22,12 +22,13 @@ import structlog
 from swanroam import __version__
 from swanroam.config import Config
 from swanroam.daemon.addresses import AddressFollower
-from swanroam.daemon.api import Api
+from swanroam.daemon.api import Api, Handler
 from swanroam.daemon.charon import CharonWatch
 from swanroam.daemon.control_channel import ControlChannel
 from swanroam.daemon.controller import Controller, HostError
 from swanroam.daemon.host import LocalHost
 from swanroam.daemon.journal import Journal, JournalError
+from swanroam.daemon.socket_report import SocketReport
 from swanroam.daemon.status import Status
 from swanroam.daemon.transport import LocalSockets
 from swanroam.ike.vici import ViciClient
@@ -149,7 +150,13 @@ class _Daemon:
         host.charon_changed = self._watch.look
         self._follower = AddressFollower(config.addresses, self._controller)
         status = Status(self._controller, self._watch, self._follower, self._channel, host.carrier_drops)
-        self._api = Api(api_path(config), {"status": status.answer, "move": self._follower.order})
+        sockets = SocketReport(self._controller, self._sockets.candidates)
+        handlers: dict[str, Handler] = {
+            "status": status.answer,
+            "sockets": sockets.answer,
+            "move": self._follower.order,
+        }
+        self._api = Api(api_path(config), handlers)
 
     async def open(self) -> None:
         """Raises ControlChannelError, DirectoryError."""

@@ -14,13 +14,15 @@ from swanroam.daemon.addresses import AddressFollower
 from swanroam.daemon.charon import CharonWatch
 from swanroam.daemon.control_channel import ControlChannel
 from swanroam.daemon.controller import Controller, Peer
+from swanroam.daemon.socket_report import endpoint
 from swanroam.kernel.sockets import SocketInUse, owners, sockets_on
 from swanroam.protocol.binding import Binding
 from swanroam.protocol.events import Fact
 from swanroam.protocol.handover import Handover, Result
-from swanroam.protocol.host_state import Carried
+from swanroam.protocol.host_state import Carried, Pair
 from swanroam.protocol.messages import IPAddress
 from swanroam.protocol.peer import PeerMachine
+from swanroam.protocol.transfer import Tally
 
 VERSION = 1
 
@@ -103,7 +105,12 @@ class Status:
                 }
                 for entry in carried
             ],
-            "sockets": await _sockets(carried),
+            "transport": {
+                "method": peer.settings.transport.value,
+                "moved": machine.transfers.tally.moved,
+                "moving": machine.transfers.busy,
+            },
+            "sockets": await _sockets(carried, machine.transfers.tally),
             "handover": _handover(mobile.handover, now),
             "peer_handover": _handover(correspondent.handover, now),
             "history": [_handover(handover, now) for handover in peer.history],
@@ -180,28 +187,31 @@ def _has_control(machine: PeerMachine) -> bool:
     return any(association.control for association in machine.associations)
 
 
-async def _sockets(carried: Collection[Carried]) -> list[dict[str, Any]]:
+async def _sockets(carried: Collection[Carried], tally: Tally) -> list[dict[str, Any]]:
     pairs = {entry.inner for entry in carried if not entry.control_only}
     found: list[SocketInUse] = []
     for pair in sorted(pairs):
         found += await sockets_on(pair.local, pair.remote)
     if not found:
         return []
+    kept = {
+        (pair, key.transport.name, key.port, key.remote_port): entry.detail or entry.obstacle.name.lower()
+        for (pair, key), entry in tally.kept.items()
+    }
     by_inode = await owners({entry.inode for entry in found})
     return [
         {
             "protocol": entry.protocol.name.lower(),
             "state": entry.state.name,
-            "local": _endpoint(entry.local, entry.local_port),
-            "remote": _endpoint(entry.remote, entry.remote_port),
+            "local": endpoint(entry.local, entry.local_port),
+            "remote": endpoint(entry.remote, entry.remote_port),
             "owners": [f"{owner.command}/{owner.pid}" for owner in by_inode.get(entry.inode, ())],
+            "stays": kept.get(
+                (Pair(entry.local, entry.remote), entry.protocol.name, entry.local_port, entry.remote_port), ""
+            ),
         }
         for entry in found
     ]
-
-
-def _endpoint(address: IPAddress, port: int) -> str:
-    return f"{address}:{port}" if address.version == 4 else f"[{address}]:{port}"
 
 
 def _binding(binding: Binding | None) -> dict[str, Any] | None:

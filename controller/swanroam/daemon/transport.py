@@ -14,6 +14,7 @@ import structlog
 
 from swanroam.config import PeerSettings, SocketSettings
 from swanroam.daemon.mover import Mover, MoverError
+from swanroam.daemon.socket_names import TRANSPORTS, connected, kept_of, key_of
 from swanroam.kernel.sockets import (
     SocketDiagError,
     SocketGone,
@@ -24,7 +25,7 @@ from swanroam.kernel.sockets import (
 )
 from swanroam.protocol.events import EndSockets, ReadUsage, UsageRead
 from swanroam.protocol.host_state import Pair
-from swanroam.protocol.messages import IPAddress, Obstacle, Transport
+from swanroam.protocol.messages import IPAddress, Transport
 from swanroam.protocol.transfer import (
     DatagramSocketsMoved,
     FindSockets,
@@ -55,10 +56,8 @@ from swanroam.transport.orders import (
     Inspect,
     Inspected,
     Place,
-    Reason,
     Rebuild,
     Rebuilt,
-    Refusal,
     Stop,
     Stopped,
     Unlock,
@@ -66,35 +65,14 @@ from swanroam.transport.orders import (
 
 log = structlog.get_logger("swanroam")
 
-LOCK_SECONDS = 120
-"""After which the kernel removes the locks of a connection, should everything of ours die. Long: a connection of which
-one end has moved is safe only while it is locked."""
-
+LOCK_SECONDS = 60
+"""After which the kernel removes the locks of stopped sockets, should everything of ours die meanwhile."""
+DOUBT_SECONDS = 960
+"""After which it removes the locks of a connection of which one end has moved and the other not. TCP itself gives such
+a connection up after 924 s (tcp_retries2, Documentation/networking/ip-sysctl.rst); an earlier end would be a reset."""
 AT_ONCE = 256
 """Sockets that the mover is asked about in one order: it has a descriptor of each meanwhile, and 1024 at most as a rule
 (RLIMIT_NOFILE)."""
-
-_OBSTACLES = {
-    Reason.NOT_FOUND: Obstacle.NOT_FOUND,
-    Reason.WILDCARD: Obstacle.NOTHING_TO_DO,
-    Reason.EXCLUDED: Obstacle.CONFIGURED,
-    Reason.NO_OWNER: Obstacle.KIND,
-    Reason.OWN: Obstacle.KIND,
-    Reason.TRACED: Obstacle.OWNER,
-    Reason.PERMISSION: Obstacle.OWNER,
-    Reason.USER_NAMESPACE: Obstacle.OWNER,
-    Reason.IO_URING: Obstacle.OWNER,
-    Reason.NOT_STOPPED: Obstacle.OWNER,
-    Reason.VANISHED: Obstacle.CHANGED,
-    Reason.UNMOVABLE: Obstacle.KIND,
-    Reason.NO_NUMBER: Obstacle.CHANGED,
-    Reason.CHANGED: Obstacle.CHANGED,
-    Reason.TIMED_OUT: Obstacle.CHANGED,
-    Reason.FAILED: Obstacle.FAILED,
-    Reason.LOST: Obstacle.LOST,
-}
-_PROTOCOLS = {SocketProtocol.TCP: Transport.TCP, SocketProtocol.UDP: Transport.UDP}
-_TRANSPORTS = {transport: protocol for protocol, transport in _PROTOCOLS.items()}
 
 
 @dataclass(slots=True)
@@ -106,9 +84,25 @@ class _Held:
     """The peer's identity."""
     transfer: int
     """As the machines number it."""
-    old: Pair
-    new: Pair
     keys: tuple[Key, ...]
+    homes: Mapping[Key, Pair]
+    """Where each of them stood."""
+    new: Pair
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A socket that could be asked to move."""
+
+    socket: SocketInUse
+    owners: tuple[str, ...]
+    """As name/pid."""
+    kept: Kept | None
+    """Why it could not; None when nothing is known against it."""
+
+    @property
+    def key(self) -> Key:
+        return key_of(self.socket)
 
 
 class LocalSockets:
@@ -165,10 +159,11 @@ class LocalSockets:
             match order:
                 case FindSockets():
                     return await self._find(order)
-                case InspectSockets(transfer, old, new, keys):
-                    return await self._look(transfer, old, new, keys)
+                case InspectSockets():
+                    return await self._look(order)
                 case StopSockets(transfer, old, new, keys):
-                    return await self._stop(_Held(self._mover.number(), owner, transfer, old, new, keys))
+                    homes = dict.fromkeys(keys, old)
+                    return await self._stop(_Held(self._mover.number(), owner, transfer, keys, homes, new))
                 case RebuildSockets(transfer, numbers):
                     return await self._rebuild(owner, transfer, dict(numbers))
                 case MoveSockets():
@@ -191,52 +186,59 @@ class LocalSockets:
                 return DatagramSocketsMoved(order.old, order.new)
             return TransferFailed(order.transfer, str(error))
 
-    async def candidates(self, old: Pair, new: Pair) -> tuple[tuple[SocketInUse, ...], dict[Key, Kept]]:
-        """Connected sockets of a pair, and what hinders those that could not move.
+    async def candidates(self, old: Pair, new: Pair) -> tuple[Candidate, ...]:
+        """Connected sockets of a pair, and what hinders those that could not move to the other.
 
         Raises MoverError, SocketDiagError.
         """
-        sockets = await _connected(old)
-        _, kept = await self._inspect(old, new, tuple(map(_key, sockets)))
-        return sockets, {entry.key: entry for entry in kept}
+        sockets = await connected(old)
+        if not sockets:
+            return ()
+        keys = tuple(map(key_of, sockets))
+        order = Inspect(self._mover.number(), self._entries(old, new, keys), self._exclusions)
+        answer = await self._mover.ask(order, Inspected)
+        kept = {entry.key: entry for entry in kept_of(keys, answer.refusals)}
+        return tuple(
+            Candidate(socket, answer.owners.get(index, ()), kept.get(keys[index]))
+            for index, socket in enumerate(sockets)
+        )
 
     # --- orders -------------------------------------------------------------------------------------------------
 
     async def _find(self, order: FindSockets) -> SocketsFound:
-        sockets = {_key(entry) for entry in await _connected(order.old)} - order.settled
+        sockets = {key_of(entry) for entry in await connected(order.old)} - order.settled
         if not sockets:
             return SocketsFound(order.old, order.new, (), ())
         keys = tuple(sorted(sockets))
-        _, kept = await self._inspect(order.old, order.new, keys)
+        _, kept = await self._inspect(dict.fromkeys(keys, order.old), order.new)
         hindered = {entry.key for entry in kept}
         movable = tuple(key for key in keys if key not in hindered)
         return SocketsFound(order.old, order.new, movable, kept)
 
-    async def _inspect(
-        self, old: Pair, new: Pair, keys: tuple[Key, ...]
-    ) -> tuple[Mapping[int, Place], tuple[Kept, ...]]:
+    async def _inspect(self, homes: Mapping[Key, Pair], new: Pair) -> tuple[Mapping[int, Place], tuple[Kept, ...]]:
+        keys = tuple(homes)
         found: dict[int, Place] = {}
         kept: list[Kept] = []
         for start in range(0, len(keys), AT_ONCE):
             part = keys[start : start + AT_ONCE]
-            order = Inspect(self._mover.number(), self._entries(old, new, part), self._exclusions)
-            answer = await self._mover.ask(order, Inspected)
+            entries = self._entries_from({key: homes[key] for key in part}, new)
+            answer = await self._mover.ask(Inspect(self._mover.number(), entries, self._exclusions), Inspected)
             found |= {start + index: place for index, place in answer.found.items()}
-            kept += _kept(part, answer.refusals, answer.owners)
+            kept += kept_of(part, answer.refusals, answer.owners)
         return found, tuple(kept)
 
     async def _stop(self, held: _Held) -> SocketsStopped:
-        entries = self._entries(held.old, held.new, held.keys)
+        entries = self._entries_from({key: held.homes[key] for key in held.keys}, held.new)
         self._held[held.owner, held.transfer] = held
         try:
-            answer = await self._mover.ask(Stop(held.number, entries, self._settings.hold, LOCK_SECONDS), Stopped)
+            answer = await self._mover.ask(self._stop_order(held.number, entries), Stopped)
         except MoverError:
             self._held.pop((held.owner, held.transfer), None)
             raise
         numbers = tuple((held.keys[index], number) for index, number in sorted(answer.numbers.items()))
         refused = {held.keys[index] for index in answer.refusals}
         datagrams = tuple((key, 0) for key in held.keys if key.transport is Transport.UDP and key not in refused)
-        return SocketsStopped(held.transfer, numbers + datagrams, _kept(held.keys, answer.refusals))
+        return SocketsStopped(held.transfer, numbers + datagrams, kept_of(held.keys, answer.refusals))
 
     async def _rebuild(self, owner: str, transfer: int, numbers: Mapping[Key, int]) -> SocketsMoved:
         held = self._held.get((owner, transfer))
@@ -245,10 +247,11 @@ class LocalSockets:
         by_index = {index: numbers[key] for index, key in enumerate(held.keys) if key in numbers}
         answer = await self._mover.ask(Rebuild(held.number, by_index), Rebuilt)
         done = tuple((held.keys[index], 0) for index in answer.done)
-        return SocketsMoved(transfer, done, _kept(held.keys, answer.refusals))
+        return SocketsMoved(transfer, done, kept_of(held.keys, answer.refusals))
 
-    async def _look(self, transfer: int, old: Pair, new: Pair, keys: tuple[Key, ...]) -> SocketsInspected:
-        found, kept = await self._inspect(old, new, keys)
+    async def _look(self, order: InspectSockets) -> SocketsInspected:
+        transfer, old, new, keys = order.transfer, order.old, order.new, order.keys
+        found, kept = await self._inspect(await _homes(keys, old, new, order.elsewhere), new)
         there = tuple(key for index, key in enumerate(keys) if found.get(index) is Place.NEW)
         numbers = await self._numbers_of(there, old, new) if there else {}
         return SocketsInspected(
@@ -257,7 +260,8 @@ class LocalSockets:
 
     async def _move(self, owner: str, order: MoveSockets) -> SocketsMoved:
         keys = tuple(key for key, _ in order.numbers)
-        stopped = await self._stop(_Held(self._mover.number(), owner, order.transfer, order.old, order.new, keys))
+        homes = await _homes(keys, order.old, order.new, order.elsewhere)
+        stopped = await self._stop(_Held(self._mover.number(), owner, order.transfer, keys, homes, order.new))
         own = dict(stopped.numbers)
         theirs = {key: number for key, number in order.numbers if key in own}
         moved = await self._rebuild(owner, order.transfer, theirs)
@@ -268,7 +272,7 @@ class LocalSockets:
         """Of sockets that stand at the new pair already: an earlier attempt was cut short."""
         entries = tuple(entry.reversed for entry in self._entries(old, new, keys))
         number = self._mover.number()
-        answer = await self._mover.ask(Stop(number, entries, self._settings.hold, LOCK_SECONDS), Stopped)
+        answer = await self._mover.ask(self._stop_order(number, entries), Stopped)
         every = tuple(range(len(entries)))
         await self._mover.ask(Go(number, keep_locks=every), Gone)  # what comes for the old pair is still not answered
         numbers = {keys[index]: value for index, value in answer.numbers.items()}
@@ -282,13 +286,17 @@ class LocalSockets:
         kept: tuple[Kept, ...] = ()
         back = dict(order.back)
         if held is not None and self._mover.holds(held.number):
-            returning = tuple(index for index, key in enumerate(held.keys) if key in back)
+            # The mover can take back to where it has found them: not where the peer's are, if that is elsewhere.
+            straight = {key for key in back if held.homes.get(key) == order.old}
+            returning = tuple(index for index, key in enumerate(held.keys) if key in straight)
             doubtful = tuple(index for index, key in enumerate(held.keys) if key in order.doubtful)
             answer = await self._mover.ask(Go(held.number, returning, doubtful), Gone)
-            kept = _kept(held.keys, answer.refusals)
-        elif back:
-            kept = await self._return(order, back)
-        settled = tuple(key for key in order.keys if key not in order.doubtful)
+            kept = kept_of(held.keys, answer.refusals)
+            back = {key: number for key, number in back.items() if key not in straight}
+        if back:
+            kept += await self._return(order, back)
+        away = {entry.key for entry in kept} & dict(order.back).keys()  # the peer's is at the other pair still
+        settled = tuple(key for key in order.keys if key not in order.doubtful and key not in away)
         if settled:
             await self._mover.tell(Unlock(self._entries(order.old, order.new, settled)))
         return SocketsLetGo(order.transfer, kept)
@@ -298,35 +306,42 @@ class LocalSockets:
         keys = tuple(back)
         entries = tuple(entry.reversed for entry in self._entries(order.old, order.new, keys))
         number = self._mover.number()
-        stopped = await self._mover.ask(Stop(number, entries, self._settings.hold, LOCK_SECONDS), Stopped)
+        stopped = await self._mover.ask(self._stop_order(number, entries), Stopped)
         await self._mover.ask(Rebuild(number, {index: back[key] for index, key in enumerate(keys)}), Rebuilt)
-        gone = await self._mover.ask(Go(number), Gone)
-        return _kept(keys, dict(stopped.refusals) | dict(gone.refusals))
+        every = tuple(range(len(entries)))  # what could not return must not answer for the pair where the peer's is
+        gone = await self._mover.ask(Go(number, keep_locks=every), Gone)
+        return kept_of(keys, dict(stopped.refusals) | dict(gone.refusals))
 
     async def _move_datagrams(self, owner: str, old: Pair, new: Pair) -> None:
         """On this host alone."""
-        datagrams = [entry for entry in await _connected(old) if entry.protocol is SocketProtocol.UDP]
+        datagrams = [entry for entry in await connected(old) if entry.protocol is SocketProtocol.UDP]
         if not datagrams:
             return
-        keys = tuple(map(_key, datagrams))
-        _, kept = await self._inspect(old, new, keys)
+        keys = tuple(map(key_of, datagrams))
+        _, kept = await self._inspect(dict.fromkeys(keys, old), new)
         hindered = {entry.key for entry in kept}
         if not (keys := tuple(key for key in keys if key not in hindered)):
             return
         number = self._mover.number()
         entries = self._entries(old, new, keys)
-        await self._mover.ask(Stop(number, entries, self._settings.hold, LOCK_SECONDS), Stopped)
+        await self._mover.ask(self._stop_order(number, entries), Stopped)
         await self._mover.ask(Rebuild(number, {}), Rebuilt)
         await self._mover.ask(Go(number), Gone)
         log.debug("datagram_sockets_moved", peer=owner, old=str(old), new=str(new), sockets=len(keys))
 
     # --- inside -------------------------------------------------------------------------------------------------
 
+    def _stop_order(self, number: int, entries: tuple[Entry, ...]) -> Stop:
+        return Stop(number, entries, self._settings.hold, LOCK_SECONDS, DOUBT_SECONDS, self._exclusions)
+
     def _entries(self, old: Pair, new: Pair, keys: Iterable[Key]) -> tuple[Entry, ...]:
+        return self._entries_from(dict.fromkeys(keys, old), new)
+
+    def _entries_from(self, homes: Mapping[Key, Pair], new: Pair) -> tuple[Entry, ...]:
         interface = self._interface_of(new.local)
         return tuple(
             Entry(
-                _TRANSPORTS[key.transport],
+                TRANSPORTS[key.transport],
                 old.local,
                 key.port,
                 old.remote,
@@ -335,7 +350,7 @@ class LocalSockets:
                 new.remote,
                 interface,
             )
-            for key in keys
+            for key, old in homes.items()
         )
 
     def _ended(self, number: int) -> None:
@@ -354,21 +369,14 @@ async def _using(address: IPAddress, others: Collection[IPAddress], *, own: bool
     return used
 
 
-async def _connected(pair: Pair) -> tuple[SocketInUse, ...]:
-    found = await sockets_on(pair.local, pair.remote)
-    return tuple(entry for entry in found if entry.connected and not entry.lingering and not entry.listening)
+async def _homes(keys: tuple[Key, ...], old: Pair, new: Pair, elsewhere: Iterable[Pair]) -> dict[Key, Pair]:
+    """Where these stand: elsewhere only if neither at the old pair nor at the new one. Raises SocketDiagError.
 
-
-def _key(entry: SocketInUse) -> Key:
-    return Key(_PROTOCOLS[entry.protocol], entry.local_port, entry.remote_port)
-
-
-def _kept(
-    keys: tuple[Key, ...], refusals: Mapping[int, Refusal], owners: Mapping[int, tuple[str, ...]] | None = None
-) -> tuple[Kept, ...]:
-    for index, refusal in sorted(refusals.items()):
-        log.debug("socket_kept", socket=str(keys[index]), reason=str(refusal))
-    return tuple(
-        Kept(keys[index], _OBSTACLES[refusal.reason], str(refusal), (owners or {}).get(index, ()))
-        for index, refusal in sorted(refusals.items())
-    )
+    UDP sockets do not go by numbers, so that nothing would tell whether it is the same connection.
+    """
+    homes = dict.fromkeys(keys, old)
+    if missing := {key for key in keys if key.transport is Transport.TCP} if elsewhere else set():
+        missing -= {key_of(entry) for pair in (old, new) for entry in await connected(pair)}
+    for pair in elsewhere if missing else ():
+        homes |= {key: pair for entry in await connected(pair) if (key := key_of(entry)) in missing}
+    return homes

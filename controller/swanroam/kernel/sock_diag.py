@@ -295,12 +295,14 @@ _INET_DIAG_REQ_BYTECODE = 1
 _INET_DIAG_BC_S_COND = 7
 _INET_DIAG_BC_D_COND = 8
 _INET_DIAG_BC_AUTO = 6
+_INET_DIAG_INFO = 2
 _INET_DIAG_SHUTDOWN = 8
 _INET_DIAG_MD5SIG = 18
 _INET_DIAG_ULP_INFO = 19
 _INET_ULP_INFO_NAME = 1
 _ALL_STATES = 0xFFFFFFFF
-_EXTENSIONS = 1 << (_INET_DIAG_SHUTDOWN - 1)
+_EXTENSIONS = 1 << (_INET_DIAG_SHUTDOWN - 1) | 1 << (_INET_DIAG_INFO - 1)
+"""What is asked for beside the addresses. Keys and upper protocol come only with INFO (inet_sk_diag_fill())."""
 
 _HEADER = struct.Struct("=IHHII")  # struct nlmsghdr
 _REQUEST = struct.Struct("=BBBxI")  # struct inet_diag_req_v2, followed by a struct inet_diag_sockid

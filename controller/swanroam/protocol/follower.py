@@ -1,16 +1,21 @@
 """Moving the sockets to the new address: the role of the peer of the host that leads. The theory is `leader`'s.
 
-The follower answers requests and begins nothing by itself. A request that is repeated gets the same answer again; one
-for a transfer that is not known (any more) is answered by what the sockets themselves say, so a crash of either side
-needs no memory.
+The follower answers requests and begins nothing by itself. A request that is repeated gets the same answer again. A
+transfer begins with PREPARE, which is answered by what the sockets themselves say, so a crash of either side needs no
+memory: MOVE and END of a transfer that is not known (any more) change nothing. Nor does what comes late, when the
+leader has begun another one: its numbers are old, and it would take sockets away from where the leader's are by now.
+
+How long programs are stopped for a peer is limited (`allowance`). What is beyond is BUSY.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
+from swanroam.protocol.allowance import Allowance
 from swanroam.protocol.events import Action, Send
 from swanroam.protocol.host_state import Pair
 from swanroam.protocol.messages import (
@@ -37,6 +42,10 @@ from swanroam.protocol.transfer import (
     TransferFailed,
 )
 
+OVERTAKEN = 64
+"""Transfers before the current one that are remembered, for what comes late."""
+FAREWELL_PAUSE = 0.5
+"""Seconds within which another FINISH is taken for the same one. Rounds are further apart."""
 NO_NUMBERS: Mapping[Key, int] = MappingProxyType({})
 
 
@@ -54,6 +63,9 @@ class Follower:
         self._replies: dict[TransferStage, tuple[Connection, ...]] = {}
         self._holding = False
         self._moved: set[Key] = set()
+        self._overtaken: deque[int] = deque(maxlen=OVERTAKEN)
+        self._finished_at = 0.0
+        self._allowance = Allowance()
         self._farewell: TransferRequest | None = None
         """To be answered once there are no `_datagrams` left: pairs whose UDP sockets are being moved."""
         self._datagrams: set[Pair] = set()
@@ -68,12 +80,12 @@ class Follower:
         """Programs of this host are stopped, or are being stopped."""
         return self._holding
 
-    def forget(self) -> None:
+    def forget(self, now: float) -> None:
         """The peer is gone."""
         self._transfer = self._request = self._old = self.finished = self._farewell = None
         self._replies.clear()
         self._datagrams.clear()
-        self._holding = False
+        self._run_on(now)
 
     def advance(self, current: Pair) -> None:
         """The current pair may be another one now; should the hosts come back here, there will be a round anew."""
@@ -81,7 +93,7 @@ class Follower:
             self.finished = None
 
     def requested(
-        self, message: TransferRequest, led: Iterable[Pair], *, willing: bool, yielding: bool
+        self, message: TransferRequest, led: Iterable[Pair], now: float, *, willing: bool, yielding: bool
     ) -> list[Action]:
         """What to do for a request whose addresses were found right.
 
@@ -90,7 +102,9 @@ class Follower:
         """
         old, new = seen_from_here(message.old), seen_from_here(message.new)
         if message.stage is TransferStage.FINISH:
-            return self._finish(message, [pair for pair in led if willing], new)
+            return self._finish(message, [pair for pair in led if willing], new, now)
+        if message.transfer in self._overtaken:
+            return []
         if message.transfer == self._transfer and message.stage in self._replies:
             return [_reply(message, self._replies[message.stage])]
         if self._request is not None:
@@ -101,77 +115,103 @@ class Follower:
             if yielding or (self._holding and message.transfer != self._transfer):
                 return [_reply(message, _all(message, Obstacle.BUSY))]
         if message.transfer != self._transfer:
-            self._transfer = message.transfer
-            self._replies.clear()
-            self._moved.clear()
+            if message.stage is not TransferStage.PREPARE:
+                return [_reply(message, _all(message, Obstacle.BUSY))]
+            if self._allowance.is_used_up(now):
+                return [_reply(message, _all(message, Obstacle.BUSY))]
+            self._begin(message.transfer)
         self._request, self._old = message, old
         keys = tuple(Key.of(entry, ours=False) for entry in message.connections)
+        elsewhere = tuple(pair for pair in led if pair != old)
         match message.stage:
             case TransferStage.PREPARE:
-                return [InspectSockets(message.transfer, old, new, keys)]
+                self._allowance.begin(now)  # those that have moved are stopped for a moment, to tell their numbers
+                return [InspectSockets(message.transfer, old, new, keys, elsewhere)]
             case TransferStage.MOVE:
                 self._holding = True
+                self._allowance.begin(now)
                 numbers = tuple((Key.of(entry, ours=False), entry.number) for entry in message.connections)
-                return [MoveSockets(message.transfer, old, new, numbers)]
+                return [MoveSockets(message.transfer, old, new, numbers, elsewhere)]
             case _:
                 back = tuple(
                     (Key.of(entry, ours=False), entry.number)
                     for entry in message.connections
                     if entry.obstacle is not Obstacle.NONE
                 )
+                if back:
+                    self._allowance.begin(now)
                 return [LetGo(message.transfer, old, new, keys, back, tuple(sorted(self._moved - set(keys))))]
 
     # --- what came of it ----------------------------------------------------------------------------------------
 
-    def inspected(self, event: SocketsInspected) -> list[Action]:
+    def inspected(self, event: SocketsInspected, now: float) -> list[Action]:
+        if (event.transfer, TransferStage.PREPARE) == self._outstanding:
+            self._allowance.end(now, nobody_stopped=not event.numbers)
         return self._answer(event.transfer, TransferStage.PREPARE, event.kept, dict(event.numbers))
 
     def moved(self, event: SocketsMoved) -> list[Action]:
         if (event.transfer, TransferStage.MOVE) == self._outstanding and self._old is not None:
             self._moved = {key for key, _ in event.numbers}
-            self.tally.moved += len(event.numbers)
+            self.tally.move(self._old, self._moved)
         return self._answer(event.transfer, TransferStage.MOVE, event.kept, dict(event.numbers))
 
-    def let_go(self, event: SocketsLetGo) -> list[Action]:
+    def let_go(self, event: SocketsLetGo, now: float) -> list[Action]:
         if event.transfer == self._transfer:
-            self._holding = False
+            self._run_on(now)
         return self._answer(event.transfer, TransferStage.END, event.kept)
 
-    def datagrams_moved(self, event: DatagramSocketsMoved) -> list[Action]:
+    def datagrams_moved(self, event: DatagramSocketsMoved, now: float) -> list[Action]:
         self._datagrams.discard(event.old)
-        return self._finished(event.new)
+        return self._finished(event.new, now)
 
-    def expired(self, event: TransferExpired) -> list[Action]:
+    def expired(self, event: TransferExpired, now: float) -> list[Action]:
         """The programs run again. That the sockets have moved is still true, and the leader may still end it."""
         if event.transfer == self._transfer:
-            self._holding = False
+            self._run_on(now)
         return []
 
-    def failed(self, event: TransferFailed) -> list[Action]:
+    def failed(self, event: TransferFailed, now: float) -> list[Action]:
         """A repeated request gets the same answer, or the leader would not know what to believe."""
         if event.transfer != self._transfer or self._request is None:
             return []
-        self._holding = False
+        self._run_on(now)
         request, self._request = self._request, None
         self._replies[request.stage] = _all(request, Obstacle.FAILED)
         return [_reply(request, self._replies[request.stage])]
 
     # --- inside -------------------------------------------------------------------------------------------------
 
-    def _finish(self, message: TransferRequest, led: list[Pair], new: Pair) -> list[Action]:
-        """The leader lets go of the old addresses once this is answered: not before UDP sockets here are off them."""
+    def _begin(self, transfer: int) -> None:
+        if self._transfer is not None:
+            self._overtaken.append(self._transfer)
+        self._transfer = transfer
+        self._replies.clear()
+        self._moved.clear()
+
+    def _finish(self, message: TransferRequest, led: list[Pair], new: Pair, now: float) -> list[Action]:
+        """The leader lets go of the old addresses once this is answered: not before UDP sockets here are off them.
+
+        Carried out once for a message that comes more than once.
+        """
         self._farewell = message
         if self._datagrams:
             return []  # under way
+        if self.finished == new and now < self._finished_at + FAREWELL_PAUSE:
+            return self._finished(new, now)
         self._datagrams = set(led)
-        return [*(MoveDatagramSockets(pair, new) for pair in led), *self._finished(new)]
+        return [*(MoveDatagramSockets(pair, new) for pair in led), *self._finished(new, now)]
 
-    def _finished(self, new: Pair) -> list[Action]:
+    def _finished(self, new: Pair, now: float) -> list[Action]:
         if self._farewell is None or self._datagrams:
             return []
         message, self._farewell = self._farewell, None
         self.finished = new
+        self._finished_at = now
         return [_reply(message, ())]
+
+    def _run_on(self, now: float) -> None:
+        self._holding = False
+        self._allowance.end(now)
 
     @property
     def _outstanding(self) -> tuple[int, TransferStage] | None:
@@ -185,8 +225,9 @@ class Follower:
         request, self._request = self._request, None
         assert request is not None
         assert self._old is not None
+        kept = tuple(kept)
         obstacles = {entry.key: entry for entry in kept}
-        self.tally.kept |= {(self._old, key): entry for key, entry in obstacles.items()}
+        self.tally.keep(self._old, kept)
         connections = []
         for entry in request.connections:
             key = Key.of(entry, ours=False)

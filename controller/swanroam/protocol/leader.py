@@ -23,7 +23,9 @@ The follower goes first, so this holds always: *a socket of the leader's at the 
 hold programs for a limited time only; when it is over, a socket stays where it is at that moment. If messages are lost
 the follower's may then be at the new pair and the leader's at the old one, locked against each other: nothing flows and
 nothing is lost. The next attempt finds it so: it begins anew by what the sockets themselves say, and what is at the
-new pair already is only asked for its number. So nothing has to be remembered over a crash of either side.
+new pair already is only asked for its number. So nothing has to be remembered over a crash of either side. When the
+address has changed once more meanwhile, the follower finds its socket at the pair that was the new one, and takes it on
+from there: the number tells that it is the same connection.
 
 A *round* goes over all old pairs, in transfers of at most MAX_CONNECTIONS. Rounds are repeated, at growing intervals,
 as long as there are old pairs: what could not move may be able to later.
@@ -33,7 +35,7 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from swanroam.protocol.batch import Batch, farewell, obstacle_of, obstacles
 from swanroam.protocol.binding import Binding
@@ -68,7 +70,12 @@ from swanroam.protocol.transfer import (
 ROUNDS = (1.0, 30.0)
 """Seconds between two rounds: first, and at most."""
 AGAIN = 0.2
-"""Seconds after which a transfer that was cut short is begun anew, and up to as much more."""
+"""Seconds after which a transfer that was cut short is begun anew, and up to as much more. Doubled each time that
+nothing has moved, up to what two rounds have between them: nobody is to be stopped again and again for nothing."""
+MOST_DOUBLINGS = 8
+SMALLER = 4
+"""By what the size of a transfer is divided when one was not through within the time limit: on a slow machine many
+sockets take longer than a program may be stopped."""
 PATIENCE = 5.0
 """Seconds in which the peer must have answered a request that holds nobody up."""
 FAREWELLS = 6
@@ -125,6 +132,10 @@ class Leader:
         self._batch: Batch | None = None
         self._began = 0.0
         self._cut_short = False
+        self._in_vain = 0
+        """Times that it was cut short since a socket moved."""
+        self._size = MAX_CONNECTIONS
+        """Connections that a transfer takes: fewer when the last was not through within the time limit."""
 
     @property
     def busy(self) -> bool:
@@ -144,6 +155,12 @@ class Leader:
         self._batches.clear()
         self._exchange.stop()
         self._due = 0.0
+
+    def peer_started(self) -> None:
+        """Its controller is a new one, and may have another configuration."""
+        self.tally.kept = {
+            entry: kept for entry, kept in self.tally.kept.items() if kept.obstacle is not Obstacle.CONFIGURED
+        }
 
     # --- what is missing --------------------------------------------------------------------------------------
 
@@ -190,17 +207,17 @@ class Leader:
         self.tally.kept = {
             (pair, key): kept for (pair, key), kept in self.tally.kept.items() if pair != event.old or key in there
         }
-        self._keep(event.old, event.kept)
+        self.tally.keep(event.old, event.kept)
         movable = sorted(event.movable)
-        for start in range(0, len(movable), MAX_CONNECTIONS):
-            self._batches.append(Batch(event.old, event.new, tuple(movable[start : start + MAX_CONNECTIONS])))
+        for start in range(0, len(movable), self._size):
+            self._batches.append(Batch(event.old, event.new, tuple(movable[start : start + self._size])))
         return self._next(now)
 
     def stopped(self, event: SocketsStopped, now: float) -> list[Action]:
         batch = self._current(event.transfer, Phase.STOPPING)
         if batch is None:
             return []
-        self._keep(batch.old, event.kept)
+        self.tally.keep(batch.old, event.kept)
         batch.own = dict(event.numbers)
         batch.theirs = {key: number for key, number in batch.there.items() if key in batch.own}
         if not batch.own:
@@ -214,7 +231,7 @@ class Leader:
         batch = self._current(event.transfer, Phase.REBUILDING)
         if batch is None:
             return []
-        self._keep(batch.old, event.kept)
+        self.tally.keep(batch.old, event.kept)
         batch.moved = {key for key, _ in event.numbers}
         self._count(batch)
         self._phase = Phase.LETTING_GO
@@ -224,7 +241,7 @@ class Leader:
         batch = self._current(event.transfer, Phase.LETTING_GO)
         if batch is None:
             return []
-        self._keep(batch.old, event.kept)
+        self.tally.keep(batch.old, event.kept)
         if not batch.asked and not batch.theirs:
             return self._done(now)
         self._enter(Phase.ENDING, now)
@@ -237,7 +254,8 @@ class Leader:
         detail = event.reason if isinstance(event, TransferFailed) else "the peer did not answer in time"
         obstacle = Obstacle.FAILED if isinstance(event, TransferFailed) else Obstacle.SILENT
         batch = self._batch
-        self._keep(batch.old, [Kept(key, obstacle, detail) for key in batch.own or batch.keys])
+        self.tally.keep(batch.old, [Kept(key, obstacle, detail) for key in batch.own or batch.keys])
+        self._size = max(1, self._size // SMALLER)
         self._cut_short = True
         return self._cut(now)
 
@@ -266,7 +284,7 @@ class Leader:
         batch.alone = {key for key in batch.keys if obstacle_of(said, key) is Obstacle.NOTHING_TO_DO}
         movable = (Obstacle.NONE, Obstacle.MOVED, Obstacle.NOTHING_TO_DO)
         hindered = {key for key in batch.keys if obstacle_of(said, key) not in movable}
-        self._keep(batch.old, obstacles(said, hindered))
+        self.tally.keep(batch.old, obstacles(said, hindered))
         batch.keys = tuple(key for key in batch.keys if key not in hindered)
         if any(obstacle_of(said, key) is Obstacle.BUSY for key in hindered):
             self._cut_short = True
@@ -282,7 +300,7 @@ class Leader:
     def _followed(self, batch: Batch, said: dict[Key, Connection], now: float) -> list[Action]:
         asked = batch.asked
         batch.theirs |= {key: said[key].number for key in asked if obstacle_of(said, key) is Obstacle.NONE}
-        self._keep(batch.old, obstacles(said, asked - batch.theirs.keys()))
+        self.tally.keep(batch.old, obstacles(said, asked - batch.theirs.keys()))
         if any(obstacle_of(said, key) is Obstacle.BUSY for key in asked):
             self._cut_short = True
         return self._rebuild(batch)
@@ -290,7 +308,7 @@ class Leader:
     def _ended(self, batch: Batch, said: dict[Key, Connection]) -> list[Action]:
         """What has come back is in no doubt any more; what the peer could not take back will be tried again."""
         back = {key for key in batch.returning if obstacle_of(said, key) is Obstacle.NONE}
-        self._keep(batch.old, obstacles(said, set(batch.returning) - back))
+        self.tally.keep(batch.old, obstacles(said, set(batch.returning) - back))
         return [UnlockSockets(batch.old, batch.new, tuple(sorted(back)))] if back else []
 
     def _rebuild(self, batch: Batch) -> list[Action]:
@@ -300,9 +318,10 @@ class Leader:
         return [RebuildSockets(batch.transfer, tuple(sorted((batch.theirs | alone).items())))]
 
     def _count(self, batch: Batch) -> None:
-        self.tally.moved += len(batch.moved)
-        for key in batch.moved:
-            self.tally.kept.pop((batch.old, key), None)
+        self.tally.move(batch.old, batch.moved)
+        if batch.moved:
+            self._in_vain = 0
+            self._size = min(self._size * 2, MAX_CONNECTIONS)
 
     def _request(self, sequence: int, handover: bytes) -> TransferRequest:
         stage = _WAITING[self._phase]
@@ -320,7 +339,7 @@ class Leader:
         batch = self._batch
         assert batch is not None
         if self._phase is Phase.PREPARING:
-            self._keep(batch.old, [Kept(key, Obstacle.SILENT, "the peer does not answer") for key in batch.keys])
+            self.tally.keep(batch.old, [Kept(key, Obstacle.SILENT, "the peer does not answer") for key in batch.keys])
         return self._cut(now)
 
     def _next(self, now: float) -> list[Action]:
@@ -355,7 +374,6 @@ class Leader:
         self._batches.clear()
         self._pairs.clear()
         self._batch = None
-        self.rounds += 1
         self._rest(now)
         return []
 
@@ -363,15 +381,20 @@ class Leader:
         self._phase = Phase.IDLE
         self._exchange.stop()
         if self._cut_short:
-            self._due = now + AGAIN * (1 + self._jitter())
+            self._due = now + min(AGAIN * 2**self._in_vain, ROUNDS[1]) * (1 + self._jitter())
             self._cut_short = False
+            self._in_vain = min(self._in_vain + 1, MOST_DOUBLINGS)
         else:
+            self._in_vain = 0
             self._due = now + self._delay
             self._delay = min(self._delay * 2, ROUNDS[1])
 
     def _restart(self, new: Pair, now: float) -> None:
+        if self._new != new:
+            self.tally.kept.clear()  # what could not move to another address may be able to move to this one
         self.forget()
         self.tally.moved = 0
+        self._in_vain = 0
         self._new = new
         self._due = now
         self._delay = ROUNDS[0]
@@ -385,9 +408,6 @@ class Leader:
     def _current(self, transfer: int, phase: Phase) -> Batch | None:
         batch = self._batch
         return batch if batch is not None and batch.transfer == transfer and self._phase is phase else None
-
-    def _keep(self, old: Pair, kept: Iterable[Kept]) -> None:
-        self.tally.kept |= {(old, entry.key): entry for entry in kept}
 
 
 def led_pairs(own: Binding, peer: Binding) -> list[Pair]:

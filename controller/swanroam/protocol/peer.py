@@ -144,6 +144,10 @@ class PeerMachine:
             actions += self.correspondent.advance(self.associations, pair.local, now)
             peers = self.correspondent.handover
             peer_moving = peers is not None and not peers.reached(Step.FILTERS)
+            if self.transfers.led_through():
+                actions += self.mobile.transported(now)
+            if self.transfers.followed_through(pair):
+                actions += self.correspondent.transported(now)
             advanced = self.mobile.advance(
                 self._settled_associations(pair),
                 pair.remote,
@@ -282,6 +286,7 @@ class PeerMachine:
                 actions = self.correspondent.changed(message, self.associations, self.surroundings, now)
                 if before != self.correspondent.peer_instance:
                     self.mobile.peer_started(now, again=before != b"")
+                    self.transfers.peer_started()
                 return actions
             case Acknowledgment():
                 return self.mobile.acknowledged(message, now)
@@ -292,7 +297,7 @@ class PeerMachine:
             case FiltersReply():
                 return self._replied(message, now)
             case TransferRequest():
-                return self._transfer_requested(message)
+                return self._transfer_requested(message, now)
             case TransferReply():
                 return self.transfers.replied(message, now) if message.sequence == self.mobile.sequence else []
 
@@ -340,7 +345,7 @@ class PeerMachine:
         assert peer is not None
         mobile, half = self.mobile, self.correspondent
         proven = half.binding is None or half.proven == half.binding.current
-        actions = self.transfers.advance(
+        return self.transfers.advance(
             own,
             peer,
             ready=mobile.ready and proven and not mobile.counting,
@@ -348,18 +353,13 @@ class PeerMachine:
             handover=mobile.handover.id if mobile.handover is not None else bytes(HANDOVER_SIZE),
             now=now,
         )
-        if self.transfers.led_through():
-            actions += mobile.transported(now)
-        if self.transfers.followed_through(pair):
-            actions += half.transported(now)
-        return actions
 
-    def _transfer_requested(self, message: TransferRequest) -> list[Action]:
+    def _transfer_requested(self, message: TransferRequest, now: float) -> list[Action]:
         half, own = self.correspondent, self.own
         current = half.binding is not None and half.proven == half.binding.current
         if own is None or half.binding is None or not current or message.sequence != half.last_sequence:
             return [Report(Fact.UNEXPECTED_MESSAGE, "a transfer request that is not about the announced address")]
-        return self.transfers.requested(message, own, half.binding)
+        return self.transfers.requested(message, own, half.binding, now)
 
     def _requested(self, message: FiltersRequest) -> list[Action]:
         half, pair = self.correspondent, self.pair
@@ -383,7 +383,7 @@ class PeerMachine:
             self.correspondent.linger(self._remembered_peer.current, now)
         self.correspondent.forget(now)
         self.mobile.forget()
-        self.transfers.forget()
+        self.transfers.forget(now)
         return [Report(Fact.PEER_FORGOTTEN, f"no IKE_SA and no message for {self.settings.forget_after:.0f} s")]
 
     def _remember(self, now: float) -> None:

@@ -6,6 +6,7 @@ A *transfer* moves up to MAX_CONNECTIONS sockets of two hosts from one address p
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from swanroam.protocol.host_state import Pair
@@ -73,6 +74,8 @@ class InspectSockets:
     old: Pair
     new: Pair
     keys: tuple[Key, ...]
+    elsewhere: tuple[Pair, ...] = ()
+    """Other pairs, to which an earlier transfer may have taken a TCP socket while the peer's stayed at the old one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +124,8 @@ class MoveSockets:
     new: Pair
     numbers: Numbers
     """The peer's."""
+    elsewhere: tuple[Pair, ...] = ()
+    """As for InspectSockets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +139,7 @@ class SocketsMoved:
 
 @dataclass(frozen=True, slots=True)
 class LetGo:
-    """Let the programs of a transfer run on; `back` return to the old pair first, also when they ran on already."""
+    """Let the programs of a transfer run on; `back` go to the old pair first, also when they ran on already."""
 
     transfer: int
     old: Pair
@@ -215,6 +220,10 @@ TransferEvent = (
 )
 
 
+MOST_KEPT = 8192
+"""Kept sockets that are remembered. A peer can name as many as it likes."""
+
+
 @dataclass(slots=True)
 class Tally:
     """What has become of the sockets that were on old pairs of a peer."""
@@ -222,3 +231,20 @@ class Tally:
     moved: int = 0
     kept: dict[tuple[Pair, Key], Kept] = field(default_factory=dict)
     """By the pair that they are on."""
+    movable: set[Key] = field(default_factory=set)
+    """They have moved before, and so can move again."""
+
+    def keep(self, old: Pair, kept: Iterable[Kept]) -> None:
+        """These stay on a pair, for the time being. What is not there is not worth remembering."""
+        for entry in kept:
+            if entry.obstacle is not Obstacle.NOT_FOUND and len(self.kept) < MOST_KEPT:
+                self.kept[old, entry.key] = entry
+
+    def move(self, old: Pair, keys: Collection[Key]) -> None:
+        """These have moved."""
+        self.moved += len(keys)
+        if len(self.movable) > MOST_KEPT:
+            self.movable.clear()
+        self.movable.update(keys)
+        for key in keys:
+            self.kept.pop((old, key), None)

@@ -49,10 +49,14 @@ class Transfers:
         """The peer has gone over all that it leads to this pair."""
         return self._follower.finished == pair
 
-    def forget(self) -> None:
+    def peer_started(self) -> None:
+        """Its controller is a new one."""
+        self._leader.peer_started()
+
+    def forget(self, now: float) -> None:
         """The peer is gone."""
         self._leader.forget()
-        self._follower.forget()
+        self._follower.forget(now)
 
     def advance(
         self, own: Binding, peer: Binding, *, ready: bool, sequence: int, handover: bytes, now: float
@@ -68,7 +72,7 @@ class Transfers:
         """Times at which `advance` may have something to do."""
         return self._leader.deadlines() if self.willing else []
 
-    def requested(self, message: TransferRequest, own: Binding, peer: Binding) -> list[Action]:
+    def requested(self, message: TransferRequest, own: Binding, peer: Binding, now: float) -> list[Action]:
         """A request of the peer, which is proven at its current address.
 
         It may name connections between addresses of the two hosts, and take them to the current pair, nowhere else.
@@ -81,7 +85,7 @@ class Transfers:
         ]
         if new != Pair(own.current, peer.current) or (message.stage is not TransferStage.FINISH and old not in led):
             return [Report(Fact.UNEXPECTED_MESSAGE, f"a transfer request from {old} to {new}, which is not to be made")]
-        return self._follower.requested(message, led, willing=self.willing, yielding=self._leader.holding)
+        return self._follower.requested(message, led, now, willing=self.willing, yielding=self._leader.holding)
 
     def replied(self, message: TransferReply, now: float) -> list[Action]:
         return self._leader.replied(message, now)
@@ -92,16 +96,16 @@ class Transfers:
             case SocketsFound():
                 return self._leader.found(event, now)
             case SocketsInspected():
-                return self._follower.inspected(event)
+                return self._follower.inspected(event, now)
             case SocketsStopped():
                 return self._leader.stopped(event, now)
             case SocketsMoved():
                 return self._leader.moved(event, now) or self._follower.moved(event)
             case SocketsLetGo():
-                return self._leader.let_go(event, now) + self._follower.let_go(event)
+                return self._leader.let_go(event, now) + self._follower.let_go(event, now)
             case DatagramSocketsMoved():
-                return self._follower.datagrams_moved(event)
+                return self._follower.datagrams_moved(event, now)
             case TransferExpired():
-                return self._leader.expired(event, now) + self._follower.expired(event)
+                return self._leader.expired(event, now) + self._follower.expired(event, now)
             case TransferFailed():
-                return self._leader.expired(event, now) + self._follower.failed(event)
+                return self._leader.expired(event, now) + self._follower.failed(event, now)

@@ -6,7 +6,8 @@ May import from `swanroam.kernel`, beside itself. Called by `swanroam.daemon`, a
 only ``orders``.
 
 - ``orders``: what daemon and mover say to each other; the course of a transfer. Start here.
-- ``keeper``, ``transfer``: the process that the daemon starts: the owners' tracer, with locks and time limits.
+- ``keeper``, ``transfer``: the process that takes the orders: what is held, with locks and time limits.
+- ``tracer``: its child, which holds the owners still by ``stopping``, also for a moment when the keeper dies.
 - ``jobs``, ``worker``, ``crew``: its child, which touches the sockets, and how the keeper finishes for one that died.
 - ``finding``, ``owners``, ``stopping``, ``privileges``: which sockets and whose; stopping processes; few rights.
 - ``moving``: TCP and UDP alike, over these:

@@ -34,11 +34,13 @@ class Crew:
     """Runs jobs on the sockets, one at a time. `sockets` is kept up to date with what was done to each.
 
     `pids`: gets the worker's as long as there is one; it has all of the sockets, and is not to be taken for an owner.
+    `lifeline`: descriptor by which the tracer knows that there is a worker.
     """
 
-    def __init__(self, sockets: Sequence[Held], pids: set[int]) -> None:
+    def __init__(self, sockets: Sequence[Held], pids: set[int], lifeline: int) -> None:
         self._sockets = sockets
         self._pids = pids
+        self._lifeline = lifeline
         self._pid: int | None = None
         self._channel: socket.socket | None = None
         self._received = bytearray()
@@ -48,7 +50,7 @@ class Crew:
 
     def start(self) -> None:
         """Fork a worker; to be done before anybody is stopped, for it takes some time. Raises OSError."""
-        self._pid, self._channel = worker.start(self._sockets)
+        self._pid, self._channel = worker.start(self._sockets, self._lifeline)
         self._pids.add(self._pid)
         self._received.clear()
 

@@ -54,7 +54,8 @@ class Finder:
     async def find(self, entries: Sequence[Entry], exclusions: Exclusions = NO_EXCLUSIONS) -> Candidates:
         """Raises SocketDiagError. Changes nothing."""
         result = Candidates()
-        sockets = await _sockets_of(entries, result.found)
+        taken: set[int] = set()
+        sockets = await _sockets_of(entries, result.found, taken)
         holders = await self._owners.holders([entry.inode for group in sockets.values() for entry in group])
         with ExitStack() as undo:
             undo.callback(result.close)
@@ -64,6 +65,8 @@ class Finder:
                 owners = tuple(process for pid in sorted(pids) if (process := looks(pid)) is not None)
                 result.owners[index] = owners
                 refusal = self._refusal(entries[index], group, owners, exclusions)
+                if refusal is None and index in taken:
+                    refusal = Refusal(Reason.PASSING, "another connection has its ports at the new addresses")
                 if refusal is None and result.found[index] is Place.OLD:
                     refusal = self._hold(index, entries[index], group, frozenset(pids), result)
                 if refusal is not None:
@@ -155,11 +158,19 @@ async def look_again(sockets: Sequence[Held]) -> None:
         held.receive_queue = queues.get(held.inode)
 
 
-async def _sockets_of(entries: Sequence[Entry], found: dict[int, Place]) -> dict[int, list[SocketInUse]]:
-    """The sockets of each entry that has some, at its old addresses or else at its new ones; `found` gets where."""
+async def _sockets_of(
+    entries: Sequence[Entry], found: dict[int, Place], taken: set[int]
+) -> dict[int, list[SocketInUse]]:
+    """The sockets of each entry that has some, at its old addresses or else at its new ones; `found` gets where.
+
+    `taken` gets those at the old addresses of which another TCP connection is in the way at the new ones: to lock these
+    for the one would silence the other.
+    """
     with SocketDiag() as diag:
         result = await _connected(diag, dict(enumerate(entries)), _old_key)
         found.update(dict.fromkeys(result, Place.OLD))
+        streams = {index: entries[index] for index in result if entries[index].protocol is SocketProtocol.TCP}
+        taken.update(await _connected(diag, streams, _new_key))
         missing = {index: entry for index, entry in enumerate(entries) if index not in result}
         moved = await _connected(diag, missing, _new_key)
         result.update(moved)

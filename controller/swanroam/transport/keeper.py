@@ -1,8 +1,9 @@
 """The mover's own process: takes orders, holds the owners, descriptors and locks, and watches the time.
 
-It touches no socket but to finish what a worker that died had in hand; see `worker` and `crew`. When it dies itself the
-kernel lets the owners run and later removes the locks, and the worker ends after the socket that it has in hand. When
-the daemon dies, or the limit of a transfer passes, it lets go everything where it stands.
+It touches no socket but to finish what a worker that died had in hand; see `worker` and `crew`. The owners are held by
+the `tracer`. When the keeper dies, the worker ends after the socket that it has in hand, then the tracer lets the
+owners run, and later the kernel removes the locks. When the daemon or the tracer dies, or the limit of a transfer
+passes, the keeper lets go everything where it stands.
 """
 
 from __future__ import annotations
@@ -37,26 +38,29 @@ from swanroam.transport.orders import (
     encode,
 )
 from swanroam.transport.owners import OwnerTable
-from swanroam.transport.stopping import Stopper
+from swanroam.transport.tracer import Tracer, TracerGone
 from swanroam.transport.transfer import Transfer, locks_of
 
 IDLE_LIMIT: Final = 5.0
 """Seconds without an order and without a transfer after which the mover ends."""
-_LATE_INTERVAL: Final = 0.005
-"""Seconds between looking for threads that stop after their time."""
 
 
 class Keeper:
     """Use by `serve`."""
 
     def __init__(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, xfrm: XfrmSocket, forbidden: Collection[int]
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        xfrm: XfrmSocket,
+        tracer: Tracer,
+        forbidden: Collection[int],
     ) -> None:
         self._reader = reader
         self._writer = writer
         self._xfrm = xfrm
-        self._stopper = Stopper()
-        self._owners = OwnerTable()
+        self._tracer = tracer
+        self._owners = OwnerTable({tracer.pid})
         self._finder = Finder(self._owners, forbidden)
         self._transfers: dict[int, Transfer] = {}
         self._limits: dict[int, asyncio.TimerHandle] = {}
@@ -66,7 +70,7 @@ class Keeper:
 
     async def run(self) -> None:
         """Until the daemon says so or is gone, or there has been nothing to do for a while."""
-        late = asyncio.create_task(self._let_late_ones_go())
+        tracing = asyncio.create_task(self._watch_the_tracer())
         try:
             async with self._tasks:
                 while (order := await self._next_order()) is not None:
@@ -76,8 +80,7 @@ class Keeper:
                 for transfer in list(self._transfers.values()):
                     self._end(transfer)
         finally:
-            late.cancel()
-            self._stopper.let_all_go()
+            tracing.cancel()
 
     async def _next_order(self) -> Order | None:
         """None when there will be none."""
@@ -89,7 +92,7 @@ class Keeper:
                 if self._transfers:
                     continue
                 return None
-            except (ConnectionError, ValueError):  # the daemon is gone; a line without end
+            except (ConnectionError, ValueError):  # daemon or tracer are gone; a line without end
                 return None
             if not line.endswith(b"\n"):
                 return None
@@ -141,7 +144,7 @@ class Keeper:
             def begun() -> None:
                 self._limits[number] = loop.call_later(order.hold_seconds, self._end, transfer)
 
-            transfer = Transfer(order, self._xfrm, self._stopper, self._owners, self._finder, begun)
+            transfer = Transfer(order, self._xfrm, self._tracer, self._owners, self._finder, begun)
             self._transfers[number] = transfer
             try:
                 return await transfer.stop()
@@ -176,13 +179,13 @@ class Keeper:
         if not self._writer.is_closing():
             self._writer.write(encode(answer))
 
-    async def _let_late_ones_go(self) -> None:
-        while True:
-            await asyncio.sleep(_LATE_INTERVAL if self._stopper.waits_for_late_ones else 20 * _LATE_INTERVAL)
-            self._stopper.let_late_ones_go()
+    async def _watch_the_tracer(self) -> None:
+        """Without it nobody is held any more: the last order has been read."""
+        await self._tracer.ended()
+        self._reader.set_exception(TracerGone())
 
 
-async def serve(channel: socket.socket, forbidden: Collection[int] = ()) -> None:
+async def serve(channel: socket.socket, tracer: Tracer, forbidden: Collection[int] = ()) -> None:
     """Take orders from the daemon at the other end until there are no more. Raises XfrmError, OSError.
 
     `forbidden`: processes that are never stopped, the daemon's among them.
@@ -190,10 +193,11 @@ async def serve(channel: socket.socket, forbidden: Collection[int] = ()) -> None
     reader, writer = await asyncio.open_unix_connection(sock=channel, limit=LONGEST_LINE)
     try:
         async with XfrmSocket() as xfrm:
-            await Keeper(reader, writer, xfrm, forbidden).run()
+            await Keeper(reader, writer, xfrm, tracer, forbidden).run()
         with suppress(ConnectionError):
             await writer.drain()
     finally:
+        tracer.close()
         writer.close()
         with suppress(ConnectionError):
             await writer.wait_closed()

@@ -15,6 +15,21 @@ from swanroam.transport.orders import Entry, Place, Reason, Refusal
 
 Picture = Image | DatagramImage
 
+_REASONS = {
+    ImageReason.PEER_DISAGREES: Reason.CHANGED,
+    ImageReason.BOUND_TO_ADDRESS: Reason.BOUND,
+    ImageReason.BOUND_TO_DEVICE: Reason.BOUND,
+    ImageReason.NOT_CONNECTED_BOUND: Reason.BOUND,
+    ImageReason.NO_ADDRESS: Reason.ROUTE,
+    ImageReason.SOURCE: Reason.ROUTE,
+    ImageReason.ROUTE: Reason.ROUTE,
+    ImageReason.STATE: Reason.PASSING,
+    ImageReason.REPAIR: Reason.PASSING,
+    ImageReason.URGENT_DATA: Reason.PASSING,
+    ImageReason.PORT_TAKEN: Reason.PASSING,
+}
+"""Of all others the socket itself is the reason."""
+
 
 def four_tuple(entry: Entry, place: Place) -> FourTuple:
     if place is Place.NEW:
@@ -66,5 +81,4 @@ def clear(entry: Entry, sock: socket.socket, reuse_address: int) -> None:
 def refusal_for(refused: Refused) -> Refusal:
     if refused.reason.needs_nothing:
         return Refusal(Reason.WILDCARD)
-    changed = refused.reason is ImageReason.PEER_DISAGREES
-    return Refusal(Reason.CHANGED if changed else Reason.UNMOVABLE, str(refused))
+    return Refusal(_REASONS.get(refused.reason, Reason.UNMOVABLE), str(refused))

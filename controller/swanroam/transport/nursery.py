@@ -16,7 +16,7 @@ import sys
 import traceback
 
 from swanroam.kernel.xfrm.errors import XfrmError
-from swanroam.transport import keeper, privileges
+from swanroam.transport import keeper, privileges, tracer
 
 REQUEST = b"m"
 
@@ -58,8 +58,9 @@ def _be_a_mover(channel: socket.socket, forbidden: frozenset[int]) -> None:
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         privileges.be_spared_and_named("swanroam-mover")
+        owners_tracer = tracer.start()
         privileges.drop()
-        asyncio.run(keeper.serve(channel, forbidden))
+        asyncio.run(keeper.serve(channel, owners_tracer, forbidden))
         status = 0
     except (privileges.PrivilegeError, XfrmError, OSError) as error:
         print(f"swanroam's mover: {error}", file=sys.stderr, flush=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Collection
 from contextlib import suppress
 from enum import IntEnum
 from pathlib import Path
@@ -65,8 +66,8 @@ def be_spared_and_named(name: str) -> None:
     _prctl("set the process's name", _PR_SET_NAME, ctypes.addressof(buffer))
 
 
-def drop() -> None:
-    """Give up every capability but `Capability`, for good, and those for programs that would be started entirely.
+def drop(keep: Collection[Capability] = frozenset(Capability)) -> None:
+    """Give up every capability but these, for good, and those for programs that would be started entirely.
 
     Nobody without CAP_SYS_PTRACE can read the process's memory afterwards, through which the sockets' data passes.
     Call while the process has a single thread: capabilities are each thread's own. Raises PrivilegeError.
@@ -75,13 +76,13 @@ def drop() -> None:
     sets = (_Sets * 2)()
     _check("read the capabilities", _libc.capget(ctypes.byref(header), sets))
     permitted = sets[0].permitted | sets[1].permitted << 32
-    missing = [capability for capability in sorted(NEEDED) if not permitted >> capability & 1]
+    missing = [capability for capability in sorted(NEEDED & set(keep)) if not permitted >> capability & 1]
     if missing:
         names = ", ".join(f"CAP_{capability.name}" for capability in missing)
         raise PrivilegeError(f"sockets cannot be moved without {names}: give them to the swanroam service")
     _drop_bounding_set()
     _prctl("clear the ambient capabilities", _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
-    kept = permitted & sum(1 << capability for capability in Capability)
+    kept = permitted & sum(1 << capability for capability in keep)
     for word in range(2):
         part = kept >> 32 * word & 0xFFFFFFFF
         sets[word] = _Sets(part, part, 0)

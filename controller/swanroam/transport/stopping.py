@@ -22,7 +22,10 @@ from enum import Enum
 from typing import Final
 
 STOP_LIMIT: Final = 0.1
-"""Seconds within which a thread must stop. One that waits for a disk or a dead NFS server (state D) does not."""
+"""Seconds within which a thread must stop, or the next of many. One that waits for a disk or a dead NFS server (state
+D) does not."""
+ALL_LIMIT: Final = 0.5
+"""Seconds within which all threads must stop that are asked at once: hundreds have to get the processor for it."""
 
 _PTRACE_DETACH: Final = 17
 _PTRACE_SEIZE: Final = 0x4206
@@ -54,6 +57,22 @@ class NotStopped:
     detail: str
 
 
+class _Patience:
+    """How long to wait for threads to stop: `limit` seconds from the last that did, ALL_LIMIT from the beginning."""
+
+    def __init__(self, limit: float) -> None:
+        self._limit = limit
+        self._end = time.monotonic() + ALL_LIMIT
+        self.renew()
+
+    def renew(self) -> None:
+        self._deadline = min(self._end, time.monotonic() + self._limit)
+
+    @property
+    def is_over(self) -> bool:
+        return time.monotonic() > self._deadline
+
+
 class Stopper:
     """The processes that are stopped. One that is asked for twice runs again when it was let go twice."""
 
@@ -74,11 +93,11 @@ class Stopper:
         return bool(self._late)
 
     def stop(self, pids: Collection[int], limit: float = STOP_LIMIT) -> tuple[NotStopped, ...]:
-        """Stop every thread of these processes; `limit`: seconds for all of them.
+        """Stop every thread of these processes; `limit`: seconds in which the next one must stop.
 
         Returns those that could not be stopped: they run. All others are stopped until `let_go`.
         """
-        deadline = time.monotonic() + limit
+        patience = _Patience(limit)
         failures: dict[int, NotStopped] = {}
         new = {pid for pid in pids if pid not in self._signals}
         self._signals.update({pid: {} for pid in new})
@@ -87,7 +106,7 @@ class Stopper:
         while pending:
             found = {pid: self._seize(pid, failures) for pid in pending}
             for pid, threads in found.items():
-                self._await(pid, threads, deadline, failures)
+                self._await(pid, threads, patience, failures)
             pending = {pid for pid, threads in found.items() if threads and pid not in failures}
         for pid in new:
             if pid not in failures and not self._signals[pid]:
@@ -137,10 +156,10 @@ class Stopper:
                 break
         return seized
 
-    def _await(self, pid: int, threads: list[int], deadline: float, failures: dict[int, NotStopped]) -> None:
+    def _await(self, pid: int, threads: list[int], patience: _Patience, failures: dict[int, NotStopped]) -> None:
         for thread in threads:
             while (status := _status_of(thread)) is None:
-                if time.monotonic() > deadline:
+                if patience.is_over:
                     self._late.add(thread)
                     failures.setdefault(
                         pid, NotStopped(pid, StopFailure.TOO_SLOW, f"thread {thread} of process {pid} does not stop")
@@ -148,6 +167,7 @@ class Stopper:
                     break
                 time.sleep(_POLL_INTERVAL)
             else:
+                patience.renew()
                 if os.WIFSTOPPED(status):
                     self._signals[pid][thread] = _signal_in(status)
 

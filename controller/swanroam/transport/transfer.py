@@ -17,7 +17,8 @@ from swanroam.transport.finding import Finder, look_again
 from swanroam.transport.jobs import Build, Held, LetGo, Read, Stage
 from swanroam.transport.orders import Entry, Expired, Go, Gone, Place, Reason, Rebuild, Rebuilt, Refusal, Stop, Stopped
 from swanroam.transport.owners import OwnerTable, look_at
-from swanroam.transport.stopping import NotStopped, StopFailure, Stopper
+from swanroam.transport.stopping import NotStopped, StopFailure
+from swanroam.transport.tracer import Tracer
 
 _ROUNDS: Final = 5
 """How often processes that got a socket by fork meanwhile are stopped too."""
@@ -37,21 +38,21 @@ class Transfer:
         self,
         order: Stop,
         xfrm: XfrmSocket,
-        stopper: Stopper,
+        tracer: Tracer,
         owners: OwnerTable,
         finder: Finder,
         begun: Callable[[], None],
     ) -> None:
-        """`begun` is called just before the first owner is stopped."""
+        """`begun` is called once, just before the first owner is stopped, also when there is none to stop."""
         self.number: Final = order.transfer
         self._begun = begun
         self._order = order
         self._xfrm = xfrm
-        self._stopper = stopper
+        self._tracer = tracer
         self._owners = owners
         self._finder = finder
         self._held: list[Held] = []
-        self._crew = Crew(self._held, owners.ignored)
+        self._crew = Crew(self._held, owners.ignored, tracer.lifeline.fileno())
         self._stopped: set[int] = set()
         self._ended: set[int] = set()
         self._locked: set[TcpTuple] = set()
@@ -63,7 +64,7 @@ class Transfer:
 
     async def stop(self) -> Stopped:
         """Raises SocketDiagError, XfrmError, OSError, with everything let go."""
-        candidates = await self._finder.find(self._order.entries)
+        candidates = await self._finder.find(self._order.entries, self._order.exclusions)
         refusals = dict(candidates.refusals)
         for index, place in candidates.found.items():
             if place is Place.NEW:
@@ -114,7 +115,7 @@ class Transfer:
             held.refusal = (held.refusal or Refusal(Reason.TIMED_OUT)) if misplaced else None
         try:
             if stays:
-                await add_locks(self._xfrm, stays, self._order.lock_seconds)
+                await add_locks(self._xfrm, stays, self._order.doubt_seconds)
         finally:
             wrong = await self._end(unlock=self._locked - stays)
         return Gone(self.number, wrong)
@@ -126,7 +127,7 @@ class Transfer:
         stays = {_tuple(held.entry, _left(held)) for held in self._remaining() if _is_tcp(held)}
         try:
             if stays:
-                await add_locks(self._xfrm, stays, self._order.lock_seconds)
+                await add_locks(self._xfrm, stays, self._order.doubt_seconds)
         finally:
             await self._end(unlock=self._locked - stays)
         return Expired(self.number, moved)
@@ -134,6 +135,7 @@ class Transfer:
     async def _seize(self) -> None:
         """Lock, stop, read."""
         if not self._held:
+            self._begun()  # the daemon counts on hearing of the end of whatever it has begun
             return
         self._crew.start()
         self._locked |= set(_tuples(held.entry for held in self._held))
@@ -160,7 +162,7 @@ class Transfer:
 
     def _stop_owners(self, pids: Collection[int]) -> None:
         """Sockets of those that cannot be stopped are refused; their other owners run again soon."""
-        failures = {failure.pid: failure for failure in self._stopper.stop(pids)}
+        failures = {failure.pid: failure for failure in self._tracer.stop(pids)}
         self._stopped |= set(pids) - failures.keys()
         self._ended |= {pid for pid, failure in failures.items() if failure.failure is StopFailure.VANISHED}
         for held in self._held:
@@ -223,7 +225,7 @@ class Transfer:
     def _let_owners_go(self, pids: Iterable[int]) -> None:
         going = set(pids)
         self._stopped -= going
-        self._stopper.let_go(going)
+        self._tracer.let_go(going)
 
     def _remaining(self) -> list[Held]:
         return [held for held in self._held if held.stage not in (Stage.FREE, Stage.LOST)]

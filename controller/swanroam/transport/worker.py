@@ -5,8 +5,8 @@ descriptors, and may die at any moment. What it has done it reports, and before 
 the image from which that can be built. `apply` makes of each report what it means for a socket, on both sides of the
 channel: so the keeper knows at any time what it would have to finish.
 
-When the keeper is gone the owners run already. The worker then takes no further socket apart, lets go those that it
-has built, and ends.
+When the keeper is gone the owners are held for a moment longer by the `tracer`. The worker then takes no further socket
+apart, lets go those that it has built, and ends, whereupon the owners run.
 """
 
 from __future__ import annotations
@@ -221,26 +221,27 @@ class Worker:
             self._unsent.clear()
 
 
-def start(sockets: Sequence[Held]) -> tuple[int, socket.socket]:
+def start(sockets: Sequence[Held], lifeline: int) -> tuple[int, socket.socket]:
     """Fork a worker for these sockets: its process id, and the keeper's end of the channel, which does not block.
 
+    `lifeline`: a descriptor that it keeps open as long as it lives.
     The worker ends by itself when that end is closed. Raises OSError.
     """
     ours, theirs = socket.socketpair()
     pid = os.fork()
     if pid == 0:
-        _become_worker(theirs, sockets)
+        _become_worker(theirs, sockets, lifeline)
     theirs.close()
     ours.setblocking(False)
     return pid, ours
 
 
-def _become_worker(channel: socket.socket, sockets: Sequence[Held]) -> None:
+def _become_worker(channel: socket.socket, sockets: Sequence[Held], lifeline: int) -> None:
     """Never returns. The keeper's other descriptors are closed: by them its death, and the daemon's, is noticed."""
     status = 1
     try:
         signal.set_wakeup_fd(-1)
-        kept = {0, 1, 2, channel.fileno(), *(held.sock.fileno() for held in sockets)}
+        kept = {0, 1, 2, lifeline, channel.fileno(), *(held.sock.fileno() for held in sockets)}
         for name in os.listdir("/proc/self/fd"):  # noqa: PTH208
             if int(name) not in kept:
                 _close(int(name))
