@@ -14,13 +14,14 @@ from swanroam.daemon.controller import Controller, Peer
 from swanroam.kernel.address_choice import AddressChooser, AddressHistory, Keep, Lost, MoveTo, WaitUntil
 from swanroam.kernel.address_watch import AddressWatch
 from swanroam.kernel.addresses import AddressSelection, HostAddresses
+from swanroam.kernel.carrier_devices import DEVICE_NAMES
 from swanroam.protocol.events import AddressesRead
 from swanroam.protocol.messages import IPAddress
 
 log = structlog.get_logger("swanroam")
 
-OVERTAKEN = 0.01
-"""Seconds until what was decided for addresses of a moment ago is decided again."""
+SOON = 0.1
+"""Seconds between two decisions while the peer is moving."""
 POLL = 5.0
 """Seconds between two decisions when nothing is heard: a peer's own move can change what routing picks towards it."""
 
@@ -141,11 +142,15 @@ class AddressFollower:
             return POLL
         routed = await watch.source_for(pair.remote)
         if peer.machine.pair != pair:
-            return OVERTAKEN  # the peer has moved: what leads to its old address now is the carrier
+            return SOON  # the peer has moved meanwhile
+        again = POLL
+        if routed is not None and routed.interface in DEVICE_NAMES.values():
+            # The peer's address is not proven yet: what leads there is the carrier to its last one, and the kernel
+            # picks an address that we hold on that device. Nothing follows from it.
+            routed, again = None, SOON
         now = self._now()
         decision = self._choosers[identity].decide(self._host, self._history, routed, pair.local, now)
         preferred: IPAddress | None = None
-        again = POLL
         match decision:
             case Keep():
                 preferred = pair.local
@@ -153,7 +158,7 @@ class AddressFollower:
                 preferred = local.address
                 peer.log.debug("address_preferred", address=str(preferred), reason=reason.value)
             case WaitUntil(time):
-                again = max(0.01, time - now)
+                again = min(again, max(0.01, time - now))
             case Lost(reason):
                 if identity not in self._told or self._told[identity].preferred is not None:
                     peer.log.warning("address_lost", address=str(pair.local), reason=reason.value)
