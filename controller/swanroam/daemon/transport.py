@@ -70,6 +70,9 @@ LOCK_SECONDS = 60
 DOUBT_SECONDS = 960
 """After which it removes the locks of a connection of which one end has moved and the other not. TCP itself gives such
 a connection up after 924 s (tcp_retries2, Documentation/networking/ip-sysctl.rst); an earlier end would be a reset."""
+AT_ONCE = 256
+"""Sockets that the mover is asked about in one order: it has a descriptor of each meanwhile, and 1024 at most as a rule
+(RLIMIT_NOFILE)."""
 
 
 @dataclass(slots=True)
@@ -213,12 +216,16 @@ class LocalSockets:
         return SocketsFound(order.old, order.new, movable, kept)
 
     async def _inspect(self, homes: Mapping[Key, Pair], new: Pair) -> tuple[Mapping[int, Place], tuple[Kept, ...]]:
-        if not homes:
-            return {}, ()
         keys = tuple(homes)
-        order = Inspect(self._mover.number(), self._entries_from(homes, new), self._exclusions)
-        answer = await self._mover.ask(order, Inspected)
-        return answer.found, kept_of(keys, answer.refusals, answer.owners)
+        found: dict[int, Place] = {}
+        kept: list[Kept] = []
+        for start in range(0, len(keys), AT_ONCE):
+            part = keys[start : start + AT_ONCE]
+            entries = self._entries_from({key: homes[key] for key in part}, new)
+            answer = await self._mover.ask(Inspect(self._mover.number(), entries, self._exclusions), Inspected)
+            found |= {start + index: place for index, place in answer.found.items()}
+            kept += kept_of(part, answer.refusals, answer.owners)
+        return found, tuple(kept)
 
     async def _stop(self, held: _Held) -> SocketsStopped:
         entries = self._entries_from({key: held.homes[key] for key in held.keys}, held.new)
