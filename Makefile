@@ -1,6 +1,7 @@
 # make test    everything: what is needed gets installed (Debian, Ubuntu; as root), then lint, unit, kernel, lab
 # make demo    two hosts, a connection, a move
 # make programs-full    the lab's file transfers with packaged programs, 500 MB each
+# make connections-full    2,000 connections move together
 # make bench   what a move costs, against MOBIKE and against doing nothing; BENCH_ARGS='--repetitions 1' (half an hour)
 # make fuzz    the unit tests with a hundred times as much generated input
 # make lint | unit | kernel | lab        one part of it; LAB_ARGS='-k soft' goes to pytest
@@ -23,7 +24,7 @@ installed := .venv/.stamp-installed
 
 export PYTHONPATH := $(CURDIR)/tests:$(CURDIR)/controller
 
-.PHONY: test lint unit kernel lab fuzz demo bench programs-full packages totals clean
+.PHONY: test lint unit kernel lab fuzz demo bench programs-full connections-full packages totals clean
 
 test: lint unit kernel lab totals
 
@@ -65,6 +66,9 @@ demo: $(installed) | packages
 # A file of that size and its copy are held in a guest's memory.
 programs-full: $(installed) | packages
 	SWANROAM_TRANSFER_MB=500 tests/run-lab --memory 4000M --timeout 1500 -s tests/scenarios/test_real_transfers.py
+
+connections-full: $(installed) | packages
+	SWANROAM_CONNECTIONS=2000 tests/run-lab --timeout 1200 -s tests/scenarios/test_many_connections.py
 
 bench: $(installed) | packages
 	@$(CURDIR)/$(python) -m bench --results $(RESULTS) $(BENCH_ARGS)

@@ -1,8 +1,7 @@
 """Movers that die at a chosen moment: the real ones, in which the interpreter's profiling hook counts and kills.
 
-    --fd N    socket over which requests come: a JSON object, and the descriptor for the mover's channel with it
-
-Everything is imported once; each request forks a keeper. `who` dies (SIGKILL) just before its step number `step`:
+Requests are JSON objects, each with the descriptor for a mover's channel, and fork a keeper. `who` dies (SIGKILL) just
+before its step number `step`:
 
     worker    each step is a call of the socket module or of poll; transfer number T begins with a worker that dies at
               step T, so that one keeper goes through all of them. Later workers of the transfer live.
@@ -143,8 +142,7 @@ def keep(channel: socket.socket, who: str, step: int, log: Path) -> None:
     asyncio.run(keeper.serve(channel, owners_tracer))
 
 
-def main() -> None:
-    requests = socket.socket(fileno=int(sys.argv[sys.argv.index("--fd") + 1]))
+def serve(requests: socket.socket) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
         message, descriptors, _, _ = socket.recv_fds(requests, 4096, 1)
@@ -159,7 +157,3 @@ def main() -> None:
             finally:
                 os._exit(0)
         os.close(descriptors[0])
-
-
-if __name__ == "__main__":
-    main()

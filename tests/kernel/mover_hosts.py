@@ -14,6 +14,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Self, TypeVar
 
+from kernel import mover_nurseries
 from swanroam.kernel.sock_diag import SocketProtocol
 from swanroam.transport import nursery
 from swanroam.transport.orders import (
@@ -239,19 +240,24 @@ class Host:
     def mover(self) -> Mover:
         """A mover as the daemon gets it: from the host's one nursery."""
         if self._movers is None:
-            self._movers = self.nursery(sys.executable, "-P", "-m", "swanroam.transport")
+            self._movers = self.nursery()
         channel = nursery.ask(self._movers)
         self._stack.callback(channel.close)
         return Mover(channel)
 
-    def nursery(self, *argv: str) -> socket.socket:
-        """A process that is given the option --fd, and forks movers for requests."""
+    def nursery(self, kind: str = "movers") -> socket.socket:
+        """A process that forks movers for requests."""
+        self.nursery_pid, ours = mover_nurseries.start(self.holder, kind)
+        self._stack.callback(ours.close)
+        return ours
+
+    def nursery_program(self, *argv: str) -> socket.socket:
+        """One that is started as a program, which is given the option --fd."""
         ours, theirs = socket.socketpair()
         with theirs:
             process = subprocess.Popen([*self._enter, *argv, "--fd", str(theirs.fileno())], pass_fds=[theirs.fileno()])
         self._stack.callback(_end, process)
         self._stack.callback(ours.close)
-        self.nursery_pid = process.pid
         return ours
 
     def resets_sent(self) -> int:
@@ -297,14 +303,19 @@ class Pair(ExitStack):
 
     def client(self, style: str, count: int = 1, server: str = str(PEER)) -> tuple[Program, list[int]]:
         """A client, connected to a server on the other host, and the ports of its connections."""
-        assert self.peer.python("echo", "::" if ":" in server else "").line() == "up"
+        echo = self.peer.python("echo", "::" if ":" in server else "")
+        assert echo.line() == "up"
         client = self.mobile.python("client", style, str(count), server)
-        return client, [int(port) for port in client.line().split()[1:]]
+        ports = [int(port) for port in client.line().split()[1:]]
+        until(lambda: int(echo.ask("accepted")) == count)  # before that nobody has the server's sockets
+        return client, ports
 
     def clients_of(self, mobile_host: str, *, count: int = 1) -> tuple[Program, list[int]]:
         """The other way round: a client on the peer, connected to this address of a server on the mobile host."""
         client = self.peer.python("client", "blocking", str(count), mobile_host)
-        return client, [int(port) for port in client.line().split()[1:]]
+        ports = [int(port) for port in client.line().split()[1:]]
+        client.goes_on()  # all have been accepted
+        return client, ports
 
     def resets(self) -> int:
         """RSTs that either host has sent."""

@@ -4,7 +4,7 @@
     client STYLE [COUNT [SERVER]]    connects, sends a sequence that is known, checks what comes back, until told to end
 
 A client says "up PORT..." when it has begun, and "ok TOTAL" after the line "end" on its standard input; "total" asks
-how much has come back so far.
+how much has come back so far. "accepted" asks a server how many connections it has.
 """
 
 import asyncio
@@ -58,6 +58,8 @@ class Check:
 
 END = threading.Event()
 CHECKS: list[Check] = []
+ACCEPTED: list[None] = []
+"""One for each connection that the server has accepted."""
 
 
 def blocking(sock: socket.socket, check: Check) -> None:
@@ -261,6 +263,7 @@ def serve(address: str) -> None:
         print("up", flush=True)
         while True:
             threading.Thread(target=echo, args=[listener.accept()[0]], daemon=True).start()
+            ACCEPTED.append(None)
 
 
 def client(style: str, count: int, server: str) -> None:
@@ -286,6 +289,8 @@ def listen_to_standard_input() -> None:
     for line in sys.stdin:
         if line == "total\n":
             print(sum(check.received for check in CHECKS), flush=True)
+        elif line == "accepted\n":
+            print(len(ACCEPTED), flush=True)
         elif line == "end\n":
             END.set()
     if not END.is_set():  # the test is gone

@@ -14,7 +14,8 @@ import pytest
 
 from kernel.fresh_namespace import in_fresh_namespace, ip
 from swanroam.config import PeerSettings, SocketSettings
-from swanroam.daemon.transport import _OBSTACLES, LocalSockets
+from swanroam.daemon.socket_names import OBSTACLES
+from swanroam.daemon.transport import LocalSockets
 from swanroam.kernel.sockets import sockets_on
 from swanroam.protocol.host_state import Pair
 from swanroam.protocol.leader import _FOR_GOOD
@@ -203,7 +204,7 @@ def test_what_is_not_yet_accepted_is_not_kept_for_good() -> None:
 def test_only_what_time_does_not_change_is_kept_for_good(reason: ImageReason) -> None:
     passing = {ImageReason[name] for name in ("STATE", "REPAIR", "URGENT_DATA", "PORT_TAKEN", "PEER_DISAGREES")}
     routing = {ImageReason[name] for name in ("NO_ADDRESS", "SOURCE", "ROUTE")}
-    obstacle = _OBSTACLES[refusal_for(Refused(reason)).reason]
+    obstacle = OBSTACLES[refusal_for(Refused(reason)).reason]
     assert (obstacle in _FOR_GOOD) == (reason not in passing | routing)
     assert (obstacle is Obstacle.ROUTE) == (reason in routing)
 

@@ -409,7 +409,7 @@ def test_the_mover_and_its_tracer_keep_few_rights() -> None:
 
 
 @pytest.mark.both
-@pytest.mark.parametrize("dies", ["keeper", "tracer"])
+@pytest.mark.parametrize("dies", ["keeper", "tracer", "keeper while the worker hangs"])
 def test_nobody_is_left_when_one_of_the_mover_s_processes_is_killed(dies: str) -> None:
     with Pair() as hosts:
         client, ports = hosts.client("poll")
@@ -420,12 +420,18 @@ def test_nobody_is_left_when_one_of_the_mover_s_processes_is_killed(dies: str) -
         family = [keeper, *children_of(keeper)]
         assert len(family) == 3
         tracer = next(pid for pid in family if name_of(pid) == "swanroam-tracer")
+        (worker,) = set(family) - {keeper, tracer}
         assert client.state() == "t"
-        os.kill(keeper if dies == "keeper" else tracer, signal.SIGKILL)
+        if "hangs" in dies:
+            os.kill(worker, signal.SIGSTOP)
+        os.kill(tracer if dies == "tracer" else keeper, signal.SIGKILL)
         if dies == "tracer":
             assert mover.receive(Expired) == Expired(1, ())
         mover.wait_ended()
-        until(lambda: client.state() != "t" and not any(map(is_alive, family)))
+        until(lambda: client.state() != "t")
+        if "hangs" in dies:
+            os.kill(worker, signal.SIGCONT)
+        until(lambda: not any(map(is_alive, family)))
         mover.channel.close()
         with hosts.mobile.mover() as next_one:
             next_one.send(Unlock(tuple(here)))

@@ -2,7 +2,6 @@
 
 import json
 import socket
-import sys
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
@@ -10,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from kernel import mover_faults
 from kernel.mover_hosts import NEW, OLD, PATIENCE, Host, Mover, MoverDied, OtherAnswer, Pair, entries, hand_over, settle
 from swanroam.transport.orders import Entry, Expired, Failed, Go, Gone, Place
 
@@ -25,7 +23,7 @@ class FaultyMovers:
 
     def __init__(self, hosts: Pair, host: Host, log: Path) -> None:
         self._hosts = hosts
-        self._requests = host.nursery(sys.executable, mover_faults.__file__)
+        self._requests = host.nursery("faulty")
         self._log = log
 
     def start(self, who: str = "nobody", step: int = 0, transfers: Iterable[int] = count(1)) -> Mover:

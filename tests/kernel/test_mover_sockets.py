@@ -57,8 +57,9 @@ def assert_they_talk(client: Program, server: Program) -> None:
         assert other.ask("s.recv(6, socket.MSG_WAITALL)") == "b'a line'"
 
 
-@pytest.mark.both
-@pytest.mark.parametrize("dual_stack", [False, True], ids=["ipv6", "dual-stack"])
+@pytest.mark.parametrize(
+    "dual_stack", [pytest.param(False, id="ipv6", marks=pytest.mark.both), pytest.param(True, id="dual-stack")]
+)
 def test_ipv6_and_dual_stack_sockets_move_and_move_back(dual_stack: bool) -> None:
     with Pair() as hosts:
         old, new = (OLD, NEW) if dual_stack else (OLD6, NEW6)
@@ -95,7 +96,8 @@ def test_connections_accepted_by_servers_that_share_a_port_move_and_both_go_on_a
         another, new_ports = hosts.clients_of(str(NEW), count=16)
         another.goes_on()
         arrived = [entry.reversed for entry in accepted(*new_ports)[0]]
-        assert len({owner for owners in mobile.inspect(arrived).owners.values() for owner in owners}) == 2
+        late = hosts.mobile.mover()  # the other one may have ended meanwhile
+        assert len({owner for owners in late.inspect(arrived).owners.values() for owner in owners}) == 2
         client.end()
         another.end()
         assert hosts.resets() == 0
@@ -118,7 +120,7 @@ def test_a_connection_accepted_by_a_listener_on_the_old_address_moves_once_and_i
         assert theirs.numbers.keys() == ours.numbers.keys() == {0}
         hosts.steer(OLD)
         refusal = mobile.rebuild(7, dict(ours.numbers)).refusals[0]
-        assert refusal.reason is Reason.UNMOVABLE
+        assert refusal.reason is Reason.BOUND
         assert "bound it to the old address" in refusal.detail
         assert not peer.go(7, back=(0,)).refusals
         assert not mobile.go(7, back=(0,)).refusals
@@ -152,7 +154,7 @@ def test_a_connection_in_which_urgent_data_waits_is_left_alone_until_it_is_read(
         assert server.ask("s.send(b'urgent!', socket.MSG_OOB)") == "7"
         assert client.ask("s.recv(1, socket.MSG_PEEK)") == "b'u'"  # it has come
         refusal = mobile.stop(mobile.next_transfer(), here).refusals[0]
-        assert refusal.reason is Reason.UNMOVABLE
+        assert refusal.reason is Reason.PASSING
         assert "urgent data" in refusal.detail
         assert client.ask("s.recv(1, socket.MSG_OOB)") == "b'!'"
         assert client.ask("s.recv(100)") == "b'urgent'"

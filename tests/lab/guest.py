@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parents[2]
 UML = "linux.uml"
 GUEST_MEMORY = "1500M"
 TEST_TIME_LIMIT = 300  # seconds for one test
-PASSED_ON = ("COLUMNS", "FORCE_COLOR", "NO_COLOR", "SWANROAM_SEED", "SWANROAM_TRANSFER_MB")
+PASSED_ON = ("COLUMNS", "FORCE_COLOR", "NO_COLOR", "SWANROAM_SEED", "SWANROAM_TRANSFER_MB", "SWANROAM_CONNECTIONS")
 POLL = 0.05  # seconds between looks at a guest's output
 
 
@@ -232,6 +232,7 @@ def summarise(shards: list[Shard], seconds: float, summary: Path | None) -> bool
 
 def main(argv: list[str] | None = None) -> int:
     """Exit status 0: all passed, 1: something failed, 2: the lab cannot run; --exec: the command's own."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # not without ending the guests
     arguments = sys.argv[1:] if argv is None else argv
     options, command = parse(arguments)
     executes = "--exec" in arguments

@@ -9,6 +9,7 @@ from lab.services import Services
 from lab.sessions import Session
 from lab.topology import Lab
 from lab.traffic import TcpRequests
+from lab.waiting import wait_for
 from scenarios.native import Native
 from scenarios.scenario import start
 
@@ -19,14 +20,17 @@ CONFIG = {"sockets": {"exclude_ports": [KEPT_PORT], "exclude_processes": ["redis
 
 
 def test_excluded_and_bound_sockets_stay_and_are_ended_with_a_reset(lab: Lab) -> None:
-    """One by its port, one by its program's name, one bound to the old address and a port. All others move."""
+    """One by its port, one by its program's name, one bound to the old address and a port. All others move.
+
+    A kernel without CONFIG_INET_DIAG_DESTROY cannot end sockets: that is said, and they work on until they close.
+    """
     story = start(lab, grace="12s", config=CONFIG)
     mobile, correspondent = lab.mobile, lab.correspondent
     mix = story.traffic(bulk_rate=20_000, udp_rate=50)
     native = Native(story)
     moving = {one.client.local_port for one in connections(mobile, correspondent)}
     with Services(lab.directory) as services:
-        redis = services.redis(correspondent)
+        services.redis(correspondent)
         client = Session(mobile, ["redis-cli", "-h", str(correspondent.address)])
         client.ask("PING", "^PONG$")
         by_port = lab.traffic.tcp_idle(mobile, correspondent, port=KEPT_PORT)
@@ -46,14 +50,33 @@ def test_excluded_and_bound_sockets_stay_and_are_ended_with_a_reset(lab: Lab) ->
         print(f"on the carrier: answers after {by_port.use():.3f} s, {bound.use():.3f} s")
 
         mobile.controller.wait_event("sockets_ended", 60)
-        story.wait_rest()
-        for connection in (by_port, bound):
-            assert_ended_with_a_reset(connection)
-        assert not [one for one in connections(mobile, correspondent, redis.port) if one.client.local_port in stay]
+        if refused := wait_ended(mobile, stay):
+            print(f"not ended: {refused}")
+            assert "CONFIG_INET_DIAG_DESTROY" in refused
+            for connection in (by_port, bound):
+                connection.use()
+                connection.stop().check()
+            client.ask("PING", "^PONG$")
+            assert client.end() == 0
+        else:
+            for connection in (by_port, bound):
+                assert_ended_with_a_reset(connection)
+    story.wait_rest()
     native.wait()
     mix.wait_passing()
     mix.stop()
     story.finish()
+
+
+def wait_ended(host: Host, ports: set[int]) -> str:
+    """Until these sockets are gone, or the controller says why they are not, as kernels differ in this."""
+    wait_for(
+        lambda: host.log_events("sockets_not_ended") or not listed(host) & ports,
+        30,
+        "sockets are ended, or it is said why not",
+        host.controller.log_tail,
+    )
+    return next((record["error"] for record in host.log_events("sockets_not_ended")), "")
 
 
 def listed(host: Host) -> set[int]:
@@ -71,13 +94,11 @@ def assert_ended_with_a_reset(connection: TcpRequests) -> None:
     connection.server.kill()
 
 
-@pytest.mark.parametrize("keeper", ["mobile", "correspondent"])
-def test_one_host_that_keeps_its_sockets_is_enough(lab: Lab, keeper: str) -> None:
-    """`transport: keep` on either: nothing moves on both, the carrier carries, and is released with the last socket."""
+def test_one_host_that_keeps_its_sockets_is_enough(lab: Lab) -> None:
+    """`transport: keep` on the correspondent: nothing moves, and the end of the last socket releases the carrier."""
     story = start(lab)
-    (host,) = [one for one in lab.hosts if one.name == keeper]
-    assert host.stop_controller() == 0
-    host.start_controller({"defaults": {"grace": "1s", "transport": "keep"}})
+    assert lab.correspondent.stop_controller() == 0
+    lab.correspondent.start_controller({"defaults": {"grace": "1s", "transport": "keep"}})
     story.wait_ready()
     mix = story.traffic(bulk_rate=20_000, udp_rate=50)
     before = connections(lab.mobile, lab.correspondent)

@@ -36,11 +36,14 @@ from swanroam.protocol.messages import (
     Message,
     Method,
     PathResponse,
+    TransferReply,
+    TransferRequest,
+    TransferStage,
     Verdict,
 )
 from swanroam.protocol.mobile import MobileSettings
 from swanroam.protocol.peer import PeerMachine, PeerSettings
-from swanroam.protocol.transfer import FindSockets, SocketsFound
+from swanroam.protocol.transfer import DatagramSocketsMoved, FindSockets, MoveDatagramSockets, SocketsFound
 
 A, B, C, D = (ip_address(f"192.0.2.{number}") for number in (1, 2, 3, 4))
 """Addresses of the mobile host."""
@@ -81,11 +84,19 @@ class Driver:
         self._ike_ids: dict[Pair, int] = {}
 
     def feed(self, event: Event) -> list[Action]:
-        """There are no sockets that could move: whoever looks for some is told so at once."""
+        """There are no sockets that could move, here or at the peer: whoever looks for some is told so at once."""
         actions = self.machine.feed(event, self.now)
         for action in actions:
-            if isinstance(action, FindSockets):
-                actions += self.machine.feed(SocketsFound(action.old, action.new, (), ()), self.now)
+            match action:
+                case FindSockets(old, new):
+                    actions += self.machine.feed(SocketsFound(old, new, (), ()), self.now)
+                case MoveDatagramSockets(old, new):
+                    actions += self.machine.feed(DatagramSocketsMoved(old, new), self.now)
+                case Send(TransferRequest(stage=TransferStage.FINISH) as farewell):
+                    reply = TransferReply(
+                        farewell.sequence, farewell.handover, farewell.transfer, farewell.stage, farewell.connections
+                    )
+                    actions += self.machine.feed(MessageReceived(reply), self.now)
         if self.machine.wanted() != self.applied:
             self.applied = self.machine.wanted()
             actions += self.machine.feed(StateApplied(), self.now)

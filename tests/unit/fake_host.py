@@ -37,7 +37,13 @@ from swanroam.protocol.messages import (
     Method,
     Verdict,
 )
-from swanroam.protocol.transfer import FindSockets, SocketsFound, TransferOrder
+from swanroam.protocol.transfer import (
+    DatagramSocketsMoved,
+    FindSockets,
+    MoveDatagramSockets,
+    SocketsFound,
+    TransferOrder,
+)
 
 ITS = "peer.example.org"
 A, B, P, Q = (ip_address(text) for text in ("192.0.2.1", "192.0.2.2", "198.51.100.1", "198.51.100.2"))
@@ -108,6 +114,8 @@ class FakeHost:
 
     async def transfer(self, peer: PeerSettings, order: TransferOrder) -> Event | None:
         self.log.append(f"transfer {type(order).__name__}")
+        if isinstance(order, MoveDatagramSockets):
+            return DatagramSocketsMoved(order.old, order.new)
         return SocketsFound(order.old, order.new, (), ()) if isinstance(order, FindSockets) else None
 
 

@@ -46,7 +46,7 @@ refusals = st.dictionaries(indices, st.builds(Refusal, st.sampled_from(Reason), 
 exclusions = st.builds(Exclusions, st.lists(st.text(), max_size=2).map(tuple), st.lists(ports, max_size=2).map(tuple))
 messages = st.one_of(
     st.builds(Inspect, numbers, some_entries, exclusions),
-    st.builds(Stop, numbers, some_entries, st.floats(0, 100), numbers, exclusions),
+    st.builds(Stop, numbers, some_entries, st.floats(0, 100), numbers, numbers, exclusions),
     st.builds(Rebuild, numbers, st.dictionaries(indices, numbers, max_size=3)),
     st.builds(Go, numbers, some_indices, some_indices),
     st.builds(Unlock, some_entries),

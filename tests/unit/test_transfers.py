@@ -115,6 +115,21 @@ def test_at_the_end_of_a_round_the_follower_moves_what_it_can_alone() -> None:
     assert world.leader.datagram_moves == 0
 
 
+def test_the_round_is_over_when_the_follower_has_moved_its_datagram_sockets() -> None:
+    """Until then the leader is busy, and lets go of no address."""
+    world = World(8)
+    world.connect(1)
+    world.follower.datagrams_take = 0.6
+    world.run(0.6)
+    assert not world.follower.datagram_moves
+    assert world.leader.transfers.busy
+    world.run(0.6)
+    pair = Pair(world.follower.own.current, world.follower.peer.current)
+    assert world.follower.transfers.followed_through(pair)
+    assert not world.leader.transfers.busy
+    assert world.follower.datagram_moves == 1
+
+
 def test_nothing_is_stopped_for_a_peer_that_does_not_answer() -> None:
     world = World(9, loss=1.0)
     (key,) = world.connect(1)

@@ -22,6 +22,7 @@ from swanroam.protocol.leader import led_pairs
 from swanroam.protocol.messages import IPAddress, Obstacle, TransferReply, TransferRequest, Transport
 from swanroam.protocol.retransmission import Retransmission
 from swanroam.protocol.transfer import (
+    DatagramSocketsMoved,
     FindSockets,
     InspectSockets,
     Kept,
@@ -79,6 +80,7 @@ class End:
         self.orders: Counter[type] = Counter()
         self.failing: frozenset[type] = frozenset()
         """Orders that the mover never carries out."""
+        self.datagrams_take = 0.0
         self.start()
 
     def start(self) -> None:
@@ -128,7 +130,8 @@ class End:
             if isinstance(action, Send):
                 self.world.deliver(self.other, encode(action.message))
             elif not hasattr(action, "fact"):
-                self.world.after(self.world.random.uniform(0, 0.05), partial(self.work, action, self.runs))
+                takes = self.datagrams_take if isinstance(action, MoveDatagramSockets) else 0.0
+                self.world.after(takes + self.world.random.uniform(0, 0.05), partial(self.work, action, self.runs))
 
     # --- the host -----------------------------------------------------------------------------------------------
 
@@ -172,9 +175,10 @@ class End:
             case UnlockSockets(old, new, keys):
                 for key in keys:
                     self.sockets[key].locked -= {old, new}
-            case MoveDatagramSockets():
+            case MoveDatagramSockets(old, new):
                 self._needs_the_old_address()
                 self.datagram_moves += 1
+                return DatagramSocketsMoved(old, new)
         return None
 
     def _hindered(self, keys: tuple[Key, ...] | list[Key]) -> tuple[Kept, ...]:

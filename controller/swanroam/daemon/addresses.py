@@ -14,11 +14,14 @@ from swanroam.daemon.controller import Controller, Peer
 from swanroam.kernel.address_choice import AddressChooser, AddressHistory, Keep, Lost, MoveTo, WaitUntil
 from swanroam.kernel.address_watch import AddressWatch
 from swanroam.kernel.addresses import AddressSelection, HostAddresses
+from swanroam.kernel.carrier_devices import DEVICE_NAMES
 from swanroam.protocol.events import AddressesRead
 from swanroam.protocol.messages import IPAddress
 
 log = structlog.get_logger("swanroam")
 
+SOON = 0.1
+"""Seconds between two decisions while the peer is moving."""
 POLL = 5.0
 """Seconds between two decisions when nothing is heard: a peer's own move can change what routing picks towards it."""
 
@@ -138,10 +141,16 @@ class AddressFollower:
         if pair is None or self._host is None or not peer.settings.moves.we_may:
             return POLL
         routed = await watch.source_for(pair.remote)
+        if peer.machine.pair != pair:
+            return SOON  # the peer has moved meanwhile
+        again = POLL
+        if routed is not None and routed.interface in DEVICE_NAMES.values():
+            # The peer's address is not proven yet: what leads there is the carrier to its last one, and the kernel
+            # picks an address that we hold on that device. Nothing follows from it.
+            routed, again = None, SOON
         now = self._now()
         decision = self._choosers[identity].decide(self._host, self._history, routed, pair.local, now)
         preferred: IPAddress | None = None
-        again = POLL
         match decision:
             case Keep():
                 preferred = pair.local
@@ -149,7 +158,7 @@ class AddressFollower:
                 preferred = local.address
                 peer.log.debug("address_preferred", address=str(preferred), reason=reason.value)
             case WaitUntil(time):
-                again = max(0.01, time - now)
+                again = min(again, max(0.01, time - now))
             case Lost(reason):
                 if identity not in self._told or self._told[identity].preferred is not None:
                     peer.log.warning("address_lost", address=str(pair.local), reason=reason.value)

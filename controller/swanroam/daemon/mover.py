@@ -11,7 +11,7 @@ import itertools
 import socket
 import sys
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import TypeVar
 
 import structlog
@@ -75,16 +75,18 @@ class Mover:
 
     async def open(self) -> None:
         """Starts the nursery. Raises MoverError."""
-        ours, theirs = socket.socketpair()
-        argv = [sys.executable, "-P", "-m", "swanroam.transport", "--fd", str(theirs.fileno())]
-        try:
-            with theirs:
-                self._process = await asyncio.create_subprocess_exec(
-                    *argv, pass_fds=[theirs.fileno()], stdin=asyncio.subprocess.DEVNULL, start_new_session=True
-                )
-        except OSError as error:
-            ours.close()
-            raise MoverError(f"the process that moves sockets could not be started: {error}") from error
+        with ExitStack() as undo:
+            try:
+                ours, theirs = socket.socketpair()
+                undo.callback(ours.close)
+                argv = [sys.executable, "-P", "-m", "swanroam.transport", "--fd", str(theirs.fileno())]
+                with theirs:
+                    self._process = await asyncio.create_subprocess_exec(
+                        *argv, pass_fds=[theirs.fileno()], stdin=asyncio.subprocess.DEVNULL, start_new_session=True
+                    )
+            except OSError as error:
+                raise MoverError(f"the process that moves sockets could not be started: {error}") from error
+            undo.pop_all()
         self._nursery = ours
 
     async def ask(self, order: Inspect | Stop | Rebuild | Go, kind: type[_A]) -> _A:
@@ -151,7 +153,11 @@ class Mover:
                 self._nursery.close()
                 self._nursery = None  # the next order starts another
                 raise MoverError(f"the process that moves sockets has ended: {error}") from error
-            reader, self._writer = await asyncio.open_unix_connection(sock=channel, limit=LONGEST_LINE)
+            try:
+                reader, self._writer = await asyncio.open_unix_connection(sock=channel, limit=LONGEST_LINE)
+            except OSError as error:
+                channel.close()
+                raise MoverError(f"the process that moves sockets cannot be reached: {error}") from error
             self._reading = asyncio.get_running_loop().create_task(self._read(reader, self._writer))
 
     def _send(self, order: Order) -> None:

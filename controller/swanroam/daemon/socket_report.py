@@ -51,8 +51,10 @@ class SocketReport:
         for pair in _pairs(peer):
             assert current is not None
             automatic = await automatic_ports(pair.local, pair.remote)
+            movable = peer.machine.transfers.tally.movable
             for candidate in await self._candidates(pair, current):
-                found.append(_entry(candidate, automatic, willing=peer.machine.settings.transport))
+                known = candidate.socket.cookie in automatic or candidate.key in movable
+                found.append(_entry(candidate, known=known, willing=peer.machine.settings.transport))
         return {"name": peer.settings.name, "transport": peer.settings.transport.value, "sockets": found}
 
 
@@ -68,8 +70,8 @@ def _pairs(peer: Peer) -> Iterator[Pair]:
             yield Pair(local, remote)
 
 
-def _entry(candidate: Candidate, automatic: frozenset[bytes], *, willing: bool) -> dict[str, Any]:
-    """`moves` is yes, no, perhaps or needless."""
+def _entry(candidate: Candidate, *, known: bool, willing: bool) -> dict[str, Any]:
+    """`moves` is yes, no, perhaps or needless. `known`: that its program has not bound it."""
     socket, kept = candidate.socket, candidate.kept
     moves, reason = "yes", ""
     if not willing:
@@ -77,7 +79,7 @@ def _entry(candidate: Candidate, automatic: frozenset[bytes], *, willing: bool) 
     elif kept is not None:
         moves = "needless" if kept.obstacle is Obstacle.NOTHING_TO_DO else "no"
         reason = kept.detail
-    elif socket.protocol is SocketProtocol.TCP and socket.cookie not in automatic:
+    elif socket.protocol is SocketProtocol.TCP and not known:
         moves, reason = "perhaps", BY_PROGRAM
     return {**_described(socket), "owners": list(candidate.owners), "moves": moves, "reason": reason}
 

@@ -14,6 +14,7 @@ import structlog
 
 from swanroam.config import PeerSettings, SocketSettings
 from swanroam.daemon.mover import Mover, MoverError
+from swanroam.daemon.socket_names import TRANSPORTS, connected, kept_of, key_of
 from swanroam.kernel.sockets import (
     SocketDiagError,
     SocketGone,
@@ -24,8 +25,9 @@ from swanroam.kernel.sockets import (
 )
 from swanroam.protocol.events import EndSockets, ReadUsage, UsageRead
 from swanroam.protocol.host_state import Pair
-from swanroam.protocol.messages import IPAddress, Obstacle, Transport
+from swanroam.protocol.messages import IPAddress, Transport
 from swanroam.protocol.transfer import (
+    DatagramSocketsMoved,
     FindSockets,
     InspectSockets,
     Kept,
@@ -54,10 +56,8 @@ from swanroam.transport.orders import (
     Inspect,
     Inspected,
     Place,
-    Reason,
     Rebuild,
     Rebuilt,
-    Refusal,
     Stop,
     Stopped,
     Unlock,
@@ -65,34 +65,14 @@ from swanroam.transport.orders import (
 
 log = structlog.get_logger("swanroam")
 
-LOCK_SECONDS = 120
-"""After which the kernel removes the locks of a connection, should everything of ours die. Long: a connection of which
-one end has moved is safe only while it is locked."""
-
-_OBSTACLES = {
-    Reason.NOT_FOUND: Obstacle.NOT_FOUND,
-    Reason.WILDCARD: Obstacle.NOTHING_TO_DO,
-    Reason.EXCLUDED: Obstacle.CONFIGURED,
-    Reason.NO_OWNER: Obstacle.OWNER,  # a listener may be about to accept it
-    Reason.OWN: Obstacle.KIND,
-    Reason.TRACED: Obstacle.OWNER,
-    Reason.PERMISSION: Obstacle.OWNER,
-    Reason.USER_NAMESPACE: Obstacle.OWNER,
-    Reason.IO_URING: Obstacle.OWNER,
-    Reason.NOT_STOPPED: Obstacle.OWNER,
-    Reason.VANISHED: Obstacle.CHANGED,
-    Reason.UNMOVABLE: Obstacle.KIND,
-    Reason.BOUND: Obstacle.BOUND,
-    Reason.ROUTE: Obstacle.ROUTE,
-    Reason.PASSING: Obstacle.CHANGED,
-    Reason.NO_NUMBER: Obstacle.CHANGED,
-    Reason.CHANGED: Obstacle.CHANGED,
-    Reason.TIMED_OUT: Obstacle.CHANGED,
-    Reason.FAILED: Obstacle.FAILED,
-    Reason.LOST: Obstacle.LOST,
-}
-_PROTOCOLS = {SocketProtocol.TCP: Transport.TCP, SocketProtocol.UDP: Transport.UDP}
-_TRANSPORTS = {transport: protocol for protocol, transport in _PROTOCOLS.items()}
+LOCK_SECONDS = 60
+"""After which the kernel removes the locks of stopped sockets, should everything of ours die meanwhile."""
+DOUBT_SECONDS = 960
+"""After which it removes the locks of a connection of which one end has moved and the other not. TCP itself gives such
+a connection up after 924 s (tcp_retries2, Documentation/networking/ip-sysctl.rst); an earlier end would be a reset."""
+AT_ONCE = 256
+"""Sockets that the mover is asked about in one order: it has a descriptor of each meanwhile, and 1024 at most as a rule
+(RLIMIT_NOFILE)."""
 
 
 @dataclass(slots=True)
@@ -119,6 +99,10 @@ class Candidate:
     """As name/pid."""
     kept: Kept | None
     """Why it could not; None when nothing is known against it."""
+
+    @property
+    def key(self) -> Key:
+        return key_of(self.socket)
 
 
 class LocalSockets:
@@ -191,13 +175,15 @@ class LocalSockets:
                     return None
                 case MoveDatagramSockets(old, new):
                     await self._move_datagrams(owner, old, new)
-                    return None
+                    return DatagramSocketsMoved(old, new)
         except (MoverError, SocketDiagError) as error:
             log.warning("transfer_order_failed", order=type(order).__name__, error=str(error))
             if isinstance(order, FindSockets):
                 return SocketsFound(order.old, order.new, (), ())
-            if isinstance(order, UnlockSockets | MoveDatagramSockets):
+            if isinstance(order, UnlockSockets):
                 return None
+            if isinstance(order, MoveDatagramSockets):
+                return DatagramSocketsMoved(order.old, order.new)
             return TransferFailed(order.transfer, str(error))
 
     async def candidates(self, old: Pair, new: Pair) -> tuple[Candidate, ...]:
@@ -205,13 +191,13 @@ class LocalSockets:
 
         Raises MoverError, SocketDiagError.
         """
-        sockets = await _connected(old)
+        sockets = await connected(old)
         if not sockets:
             return ()
-        keys = tuple(map(_key, sockets))
+        keys = tuple(map(key_of, sockets))
         order = Inspect(self._mover.number(), self._entries(old, new, keys), self._exclusions)
         answer = await self._mover.ask(order, Inspected)
-        kept = {entry.key: entry for entry in _kept(keys, answer.refusals)}
+        kept = {entry.key: entry for entry in kept_of(keys, answer.refusals)}
         return tuple(
             Candidate(socket, answer.owners.get(index, ()), kept.get(keys[index]))
             for index, socket in enumerate(sockets)
@@ -220,7 +206,7 @@ class LocalSockets:
     # --- orders -------------------------------------------------------------------------------------------------
 
     async def _find(self, order: FindSockets) -> SocketsFound:
-        sockets = {_key(entry) for entry in await _connected(order.old)} - order.settled
+        sockets = {key_of(entry) for entry in await connected(order.old)} - order.settled
         if not sockets:
             return SocketsFound(order.old, order.new, (), ())
         keys = tuple(sorted(sockets))
@@ -230,12 +216,16 @@ class LocalSockets:
         return SocketsFound(order.old, order.new, movable, kept)
 
     async def _inspect(self, homes: Mapping[Key, Pair], new: Pair) -> tuple[Mapping[int, Place], tuple[Kept, ...]]:
-        if not homes:
-            return {}, ()
         keys = tuple(homes)
-        order = Inspect(self._mover.number(), self._entries_from(homes, new), self._exclusions)
-        answer = await self._mover.ask(order, Inspected)
-        return answer.found, _kept(keys, answer.refusals, answer.owners)
+        found: dict[int, Place] = {}
+        kept: list[Kept] = []
+        for start in range(0, len(keys), AT_ONCE):
+            part = keys[start : start + AT_ONCE]
+            entries = self._entries_from({key: homes[key] for key in part}, new)
+            answer = await self._mover.ask(Inspect(self._mover.number(), entries, self._exclusions), Inspected)
+            found |= {start + index: place for index, place in answer.found.items()}
+            kept += kept_of(part, answer.refusals, answer.owners)
+        return found, tuple(kept)
 
     async def _stop(self, held: _Held) -> SocketsStopped:
         entries = self._entries_from({key: held.homes[key] for key in held.keys}, held.new)
@@ -248,7 +238,7 @@ class LocalSockets:
         numbers = tuple((held.keys[index], number) for index, number in sorted(answer.numbers.items()))
         refused = {held.keys[index] for index in answer.refusals}
         datagrams = tuple((key, 0) for key in held.keys if key.transport is Transport.UDP and key not in refused)
-        return SocketsStopped(held.transfer, numbers + datagrams, _kept(held.keys, answer.refusals))
+        return SocketsStopped(held.transfer, numbers + datagrams, kept_of(held.keys, answer.refusals))
 
     async def _rebuild(self, owner: str, transfer: int, numbers: Mapping[Key, int]) -> SocketsMoved:
         held = self._held.get((owner, transfer))
@@ -257,7 +247,7 @@ class LocalSockets:
         by_index = {index: numbers[key] for index, key in enumerate(held.keys) if key in numbers}
         answer = await self._mover.ask(Rebuild(held.number, by_index), Rebuilt)
         done = tuple((held.keys[index], 0) for index in answer.done)
-        return SocketsMoved(transfer, done, _kept(held.keys, answer.refusals))
+        return SocketsMoved(transfer, done, kept_of(held.keys, answer.refusals))
 
     async def _look(self, order: InspectSockets) -> SocketsInspected:
         transfer, old, new, keys = order.transfer, order.old, order.new, order.keys
@@ -301,7 +291,7 @@ class LocalSockets:
             returning = tuple(index for index, key in enumerate(held.keys) if key in straight)
             doubtful = tuple(index for index, key in enumerate(held.keys) if key in order.doubtful)
             answer = await self._mover.ask(Go(held.number, returning, doubtful), Gone)
-            kept = _kept(held.keys, answer.refusals)
+            kept = kept_of(held.keys, answer.refusals)
             back = {key: number for key, number in back.items() if key not in straight}
         if back:
             kept += await self._return(order, back)
@@ -320,14 +310,14 @@ class LocalSockets:
         await self._mover.ask(Rebuild(number, {index: back[key] for index, key in enumerate(keys)}), Rebuilt)
         every = tuple(range(len(entries)))  # what could not return must not answer for the pair where the peer's is
         gone = await self._mover.ask(Go(number, keep_locks=every), Gone)
-        return _kept(keys, dict(stopped.refusals) | dict(gone.refusals))
+        return kept_of(keys, dict(stopped.refusals) | dict(gone.refusals))
 
     async def _move_datagrams(self, owner: str, old: Pair, new: Pair) -> None:
         """On this host alone."""
-        datagrams = [entry for entry in await _connected(old) if entry.protocol is SocketProtocol.UDP]
+        datagrams = [entry for entry in await connected(old) if entry.protocol is SocketProtocol.UDP]
         if not datagrams:
             return
-        keys = tuple(map(_key, datagrams))
+        keys = tuple(map(key_of, datagrams))
         _, kept = await self._inspect(dict.fromkeys(keys, old), new)
         hindered = {entry.key for entry in kept}
         if not (keys := tuple(key for key in keys if key not in hindered)):
@@ -342,7 +332,7 @@ class LocalSockets:
     # --- inside -------------------------------------------------------------------------------------------------
 
     def _stop_order(self, number: int, entries: tuple[Entry, ...]) -> Stop:
-        return Stop(number, entries, self._settings.hold, LOCK_SECONDS, self._exclusions)
+        return Stop(number, entries, self._settings.hold, LOCK_SECONDS, DOUBT_SECONDS, self._exclusions)
 
     def _entries(self, old: Pair, new: Pair, keys: Iterable[Key]) -> tuple[Entry, ...]:
         return self._entries_from(dict.fromkeys(keys, old), new)
@@ -351,7 +341,7 @@ class LocalSockets:
         interface = self._interface_of(new.local)
         return tuple(
             Entry(
-                _TRANSPORTS[key.transport],
+                TRANSPORTS[key.transport],
                 old.local,
                 key.port,
                 old.remote,
@@ -379,11 +369,6 @@ async def _using(address: IPAddress, others: Collection[IPAddress], *, own: bool
     return used
 
 
-async def _connected(pair: Pair) -> tuple[SocketInUse, ...]:
-    found = await sockets_on(pair.local, pair.remote)
-    return tuple(entry for entry in found if entry.connected and not entry.lingering and not entry.listening)
-
-
 async def _homes(keys: tuple[Key, ...], old: Pair, new: Pair, elsewhere: Iterable[Pair]) -> dict[Key, Pair]:
     """Where these stand: elsewhere only if neither at the old pair nor at the new one. Raises SocketDiagError.
 
@@ -391,22 +376,7 @@ async def _homes(keys: tuple[Key, ...], old: Pair, new: Pair, elsewhere: Iterabl
     """
     homes = dict.fromkeys(keys, old)
     if missing := {key for key in keys if key.transport is Transport.TCP} if elsewhere else set():
-        missing -= {_key(entry) for pair in (old, new) for entry in await _connected(pair)}
+        missing -= {key_of(entry) for pair in (old, new) for entry in await connected(pair)}
     for pair in elsewhere if missing else ():
-        homes |= {key: pair for entry in await _connected(pair) if (key := _key(entry)) in missing}
+        homes |= {key: pair for entry in await connected(pair) if (key := key_of(entry)) in missing}
     return homes
-
-
-def _key(entry: SocketInUse) -> Key:
-    return Key(_PROTOCOLS[entry.protocol], entry.local_port, entry.remote_port)
-
-
-def _kept(
-    keys: tuple[Key, ...], refusals: Mapping[int, Refusal], owners: Mapping[int, tuple[str, ...]] | None = None
-) -> tuple[Kept, ...]:
-    for index, refusal in sorted(refusals.items()):
-        log.debug("socket_kept", socket=str(keys[index]), reason=str(refusal))
-    return tuple(
-        Kept(keys[index], _OBSTACLES[refusal.reason], str(refusal), (owners or {}).get(index, ()))
-        for index, refusal in sorted(refusals.items())
-    )

@@ -27,6 +27,7 @@ from swanroam.protocol.messages import (
     TransferStage,
 )
 from swanroam.protocol.transfer import (
+    DatagramSocketsMoved,
     InspectSockets,
     Kept,
     Key,
@@ -65,11 +66,14 @@ class Follower:
         self._overtaken: deque[int] = deque(maxlen=OVERTAKEN)
         self._finished_at = 0.0
         self._allowance = Allowance()
+        self._farewell: TransferRequest | None = None
+        """To be answered once there are no `_datagrams` left: pairs whose UDP sockets are being moved."""
+        self._datagrams: set[Pair] = set()
 
     @property
     def busy(self) -> bool:
         """Sockets are being moved: they cannot be counted now."""
-        return self._holding or self._request is not None
+        return self._holding or self._request is not None or bool(self._datagrams)
 
     @property
     def holding(self) -> bool:
@@ -78,8 +82,9 @@ class Follower:
 
     def forget(self, now: float) -> None:
         """The peer is gone."""
-        self._transfer = self._request = self._old = self.finished = None
+        self._transfer = self._request = self._old = self.finished = self._farewell = None
         self._replies.clear()
+        self._datagrams.clear()
         self._run_on(now)
 
     def advance(self, current: Pair) -> None:
@@ -97,7 +102,7 @@ class Follower:
         """
         old, new = seen_from_here(message.old), seen_from_here(message.new)
         if message.stage is TransferStage.FINISH:
-            return [_reply(message, ()), *self._finish(new, led if willing else (), now)]
+            return self._finish(message, [pair for pair in led if willing], new, now)
         if message.transfer in self._overtaken:
             return []
         if message.transfer == self._transfer and message.stage in self._replies:
@@ -147,13 +152,17 @@ class Follower:
     def moved(self, event: SocketsMoved) -> list[Action]:
         if (event.transfer, TransferStage.MOVE) == self._outstanding and self._old is not None:
             self._moved = {key for key, _ in event.numbers}
-            self.tally.moved += len(event.numbers)
+            self.tally.move(self._old, self._moved)
         return self._answer(event.transfer, TransferStage.MOVE, event.kept, dict(event.numbers))
 
     def let_go(self, event: SocketsLetGo, now: float) -> list[Action]:
         if event.transfer == self._transfer:
             self._run_on(now)
         return self._answer(event.transfer, TransferStage.END, event.kept)
+
+    def datagrams_moved(self, event: DatagramSocketsMoved, now: float) -> list[Action]:
+        self._datagrams.discard(event.old)
+        return self._finished(event.new, now)
 
     def expired(self, event: TransferExpired, now: float) -> list[Action]:
         """The programs run again. That the sockets have moved is still true, and the leader may still end it."""
@@ -179,14 +188,26 @@ class Follower:
         self._replies.clear()
         self._moved.clear()
 
-    def _finish(self, new: Pair, led: Iterable[Pair], now: float) -> list[Action]:
-        """Once for a message that comes more than once."""
-        again = self.finished == new and now < self._finished_at + FAREWELL_PAUSE
-        self.finished = new
-        if again:
+    def _finish(self, message: TransferRequest, led: list[Pair], new: Pair, now: float) -> list[Action]:
+        """The leader lets go of the old addresses once this is answered: not before UDP sockets here are off them.
+
+        Carried out once for a message that comes more than once.
+        """
+        self._farewell = message
+        if self._datagrams:
+            return []  # under way
+        if self.finished == new and now < self._finished_at + FAREWELL_PAUSE:
+            return self._finished(new, now)
+        self._datagrams = set(led)
+        return [*(MoveDatagramSockets(pair, new) for pair in led), *self._finished(new, now)]
+
+    def _finished(self, new: Pair, now: float) -> list[Action]:
+        if self._farewell is None or self._datagrams:
             return []
+        message, self._farewell = self._farewell, None
+        self.finished = new
         self._finished_at = now
-        return [MoveDatagramSockets(pair, new) for pair in led]
+        return [_reply(message, ())]
 
     def _run_on(self, now: float) -> None:
         self._holding = False
@@ -204,8 +225,9 @@ class Follower:
         request, self._request = self._request, None
         assert request is not None
         assert self._old is not None
+        kept = tuple(kept)
         obstacles = {entry.key: entry for entry in kept}
-        self.tally.kept |= {(self._old, key): entry for key, entry in obstacles.items()}
+        self.tally.keep(self._old, kept)
         connections = []
         for entry in request.connections:
             key = Key.of(entry, ours=False)

@@ -35,7 +35,7 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from swanroam.protocol.batch import Batch, farewell, obstacle_of, obstacles
 from swanroam.protocol.binding import Binding
@@ -78,8 +78,8 @@ SMALLER = 4
 sockets take longer than a program may be stopped."""
 PATIENCE = 5.0
 """Seconds in which the peer must have answered a request that holds nobody up."""
-FAREWELLS = 4
-"""How often the end of a round is told."""
+FAREWELLS = 6
+"""How often the end of a round is told. The follower answers when it has moved UDP sockets, which takes a moment."""
 
 _FOR_GOOD = frozenset({Obstacle.NOTHING_TO_DO, Obstacle.CONFIGURED, Obstacle.KIND, Obstacle.BOUND})
 """What time does not change. (Another address may.)"""
@@ -139,8 +139,8 @@ class Leader:
 
     @property
     def busy(self) -> bool:
-        """Sockets are being looked for or moved: they cannot be counted now."""
-        return self._phase not in (Phase.IDLE, Phase.FINISHING)
+        """Sockets are being looked for or moved, here or by the follower: no address can be let go now."""
+        return self._phase is not Phase.IDLE
 
     @property
     def holding(self) -> bool:
@@ -155,6 +155,12 @@ class Leader:
         self._batches.clear()
         self._exchange.stop()
         self._due = 0.0
+
+    def peer_started(self) -> None:
+        """Its controller is a new one, and may have another configuration."""
+        self.tally.kept = {
+            entry: kept for entry, kept in self.tally.kept.items() if kept.obstacle is not Obstacle.CONFIGURED
+        }
 
     # --- what is missing --------------------------------------------------------------------------------------
 
@@ -201,7 +207,7 @@ class Leader:
         self.tally.kept = {
             (pair, key): kept for (pair, key), kept in self.tally.kept.items() if pair != event.old or key in there
         }
-        self._keep(event.old, event.kept)
+        self.tally.keep(event.old, event.kept)
         movable = sorted(event.movable)
         for start in range(0, len(movable), self._size):
             self._batches.append(Batch(event.old, event.new, tuple(movable[start : start + self._size])))
@@ -211,7 +217,7 @@ class Leader:
         batch = self._current(event.transfer, Phase.STOPPING)
         if batch is None:
             return []
-        self._keep(batch.old, event.kept)
+        self.tally.keep(batch.old, event.kept)
         batch.own = dict(event.numbers)
         batch.theirs = {key: number for key, number in batch.there.items() if key in batch.own}
         if not batch.own:
@@ -225,7 +231,7 @@ class Leader:
         batch = self._current(event.transfer, Phase.REBUILDING)
         if batch is None:
             return []
-        self._keep(batch.old, event.kept)
+        self.tally.keep(batch.old, event.kept)
         batch.moved = {key for key, _ in event.numbers}
         self._count(batch)
         self._phase = Phase.LETTING_GO
@@ -235,7 +241,7 @@ class Leader:
         batch = self._current(event.transfer, Phase.LETTING_GO)
         if batch is None:
             return []
-        self._keep(batch.old, event.kept)
+        self.tally.keep(batch.old, event.kept)
         if not batch.asked and not batch.theirs:
             return self._done(now)
         self._enter(Phase.ENDING, now)
@@ -248,7 +254,7 @@ class Leader:
         detail = event.reason if isinstance(event, TransferFailed) else "the peer did not answer in time"
         obstacle = Obstacle.FAILED if isinstance(event, TransferFailed) else Obstacle.SILENT
         batch = self._batch
-        self._keep(batch.old, [Kept(key, obstacle, detail) for key in batch.own or batch.keys])
+        self.tally.keep(batch.old, [Kept(key, obstacle, detail) for key in batch.own or batch.keys])
         self._size = max(1, self._size // SMALLER)
         self._cut_short = True
         return self._cut(now)
@@ -278,7 +284,7 @@ class Leader:
         batch.alone = {key for key in batch.keys if obstacle_of(said, key) is Obstacle.NOTHING_TO_DO}
         movable = (Obstacle.NONE, Obstacle.MOVED, Obstacle.NOTHING_TO_DO)
         hindered = {key for key in batch.keys if obstacle_of(said, key) not in movable}
-        self._keep(batch.old, obstacles(said, hindered))
+        self.tally.keep(batch.old, obstacles(said, hindered))
         batch.keys = tuple(key for key in batch.keys if key not in hindered)
         if any(obstacle_of(said, key) is Obstacle.BUSY for key in hindered):
             self._cut_short = True
@@ -294,7 +300,7 @@ class Leader:
     def _followed(self, batch: Batch, said: dict[Key, Connection], now: float) -> list[Action]:
         asked = batch.asked
         batch.theirs |= {key: said[key].number for key in asked if obstacle_of(said, key) is Obstacle.NONE}
-        self._keep(batch.old, obstacles(said, asked - batch.theirs.keys()))
+        self.tally.keep(batch.old, obstacles(said, asked - batch.theirs.keys()))
         if any(obstacle_of(said, key) is Obstacle.BUSY for key in asked):
             self._cut_short = True
         return self._rebuild(batch)
@@ -302,7 +308,7 @@ class Leader:
     def _ended(self, batch: Batch, said: dict[Key, Connection]) -> list[Action]:
         """What has come back is in no doubt any more; what the peer could not take back will be tried again."""
         back = {key for key in batch.returning if obstacle_of(said, key) is Obstacle.NONE}
-        self._keep(batch.old, obstacles(said, set(batch.returning) - back))
+        self.tally.keep(batch.old, obstacles(said, set(batch.returning) - back))
         return [UnlockSockets(batch.old, batch.new, tuple(sorted(back)))] if back else []
 
     def _rebuild(self, batch: Batch) -> list[Action]:
@@ -312,12 +318,10 @@ class Leader:
         return [RebuildSockets(batch.transfer, tuple(sorted((batch.theirs | alone).items())))]
 
     def _count(self, batch: Batch) -> None:
-        self.tally.moved += len(batch.moved)
+        self.tally.move(batch.old, batch.moved)
         if batch.moved:
             self._in_vain = 0
             self._size = min(self._size * 2, MAX_CONNECTIONS)
-        for key in batch.moved:
-            self.tally.kept.pop((batch.old, key), None)
 
     def _request(self, sequence: int, handover: bytes) -> TransferRequest:
         stage = _WAITING[self._phase]
@@ -335,7 +339,7 @@ class Leader:
         batch = self._batch
         assert batch is not None
         if self._phase is Phase.PREPARING:
-            self._keep(batch.old, [Kept(key, Obstacle.SILENT, "the peer does not answer") for key in batch.keys])
+            self.tally.keep(batch.old, [Kept(key, Obstacle.SILENT, "the peer does not answer") for key in batch.keys])
         return self._cut(now)
 
     def _next(self, now: float) -> list[Action]:
@@ -404,9 +408,6 @@ class Leader:
     def _current(self, transfer: int, phase: Phase) -> Batch | None:
         batch = self._batch
         return batch if batch is not None and batch.transfer == transfer and self._phase is phase else None
-
-    def _keep(self, old: Pair, kept: Iterable[Kept]) -> None:
-        self.tally.kept |= {(old, entry.key): entry for entry in kept}
 
 
 def led_pairs(own: Binding, peer: Binding) -> list[Pair]:

@@ -293,6 +293,7 @@ class PeerMachine:
                 actions = self.correspondent.changed(message, self.associations, self.surroundings, now)
                 if before != self.correspondent.peer_instance:
                     self.mobile.peer_started(now, again=before != b"")
+                    self.transfers.peer_started()
                 return actions
             case Acknowledgment():
                 return self.mobile.acknowledged(message, now)

@@ -37,6 +37,8 @@ class _Entry:
     delay: float = USAGE_INTERVAL[0]
     ends: float | None = None
     """When sockets that still use it are ended."""
+    ended: bool = False
+    """That has been ordered once. It may have to be again, which not every kernel can do: ever less often."""
     counting: bool = False
     filters: _Filters = _Filters.STANDING
 
@@ -96,7 +98,8 @@ class Releases:
             actions: list[Action] = []
             if entry.ends is not None and now >= entry.ends:
                 actions.append(EndSockets(address))
-                entry.delay = USAGE_INTERVAL[0]
+                if not entry.ended:
+                    entry.ended, entry.delay = True, USAGE_INTERVAL[0]
             entry.due = now + entry.delay
             entry.delay = min(entry.delay * 2, USAGE_INTERVAL[1])
             return actions

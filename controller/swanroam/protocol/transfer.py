@@ -6,6 +6,7 @@ A *transfer* moves up to MAX_CONNECTIONS sockets of two hosts from one address p
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from swanroam.protocol.host_state import Pair
@@ -175,6 +176,14 @@ class MoveDatagramSockets:
 
 
 @dataclass(frozen=True, slots=True)
+class DatagramSocketsMoved:
+    """After MoveDatagramSockets: those that could have moved."""
+
+    old: Pair
+    new: Pair
+
+
+@dataclass(frozen=True, slots=True)
 class TransferExpired:
     """The limit has passed: the programs run again, the sockets are where they were at that moment."""
 
@@ -200,8 +209,19 @@ TransferOrder = (
     | MoveDatagramSockets
 )
 TransferEvent = (
-    SocketsFound | SocketsInspected | SocketsStopped | SocketsMoved | SocketsLetGo | TransferExpired | TransferFailed
+    SocketsFound
+    | SocketsInspected
+    | SocketsStopped
+    | SocketsMoved
+    | SocketsLetGo
+    | DatagramSocketsMoved
+    | TransferExpired
+    | TransferFailed
 )
+
+
+MOST_KEPT = 8192
+"""Kept sockets that are remembered. A peer can name as many as it likes."""
 
 
 @dataclass(slots=True)
@@ -211,3 +231,20 @@ class Tally:
     moved: int = 0
     kept: dict[tuple[Pair, Key], Kept] = field(default_factory=dict)
     """By the pair that they are on."""
+    movable: set[Key] = field(default_factory=set)
+    """They have moved before, and so can move again."""
+
+    def keep(self, old: Pair, kept: Iterable[Kept]) -> None:
+        """These stay on a pair, for the time being. What is not there is not worth remembering."""
+        for entry in kept:
+            if entry.obstacle is not Obstacle.NOT_FOUND and len(self.kept) < MOST_KEPT:
+                self.kept[old, entry.key] = entry
+
+    def move(self, old: Pair, keys: Collection[Key]) -> None:
+        """These have moved."""
+        self.moved += len(keys)
+        if len(self.movable) > MOST_KEPT:
+            self.movable.clear()
+        self.movable.update(keys)
+        for key in keys:
+            self.kept.pop((old, key), None)

@@ -12,6 +12,7 @@ from swanroam.protocol.leader import Leader, led_pairs
 from swanroam.protocol.messages import TransferReply, TransferRequest, TransferStage
 from swanroam.protocol.retransmission import Retransmission
 from swanroam.protocol.transfer import (
+    DatagramSocketsMoved,
     SocketsFound,
     SocketsInspected,
     SocketsLetGo,
@@ -40,8 +41,6 @@ class Transfers:
         self._settled = 0.0
         self._moved = False
         """Sockets were being moved when it was last looked."""
-        self._alone = False
-        """The follower was told to move on its own, without a word about what becomes of it."""
 
     @property
     def busy(self) -> bool:
@@ -64,6 +63,10 @@ class Transfers:
         """The peer has gone over all that it leads to this pair."""
         return self._follower.finished == pair
 
+    def peer_started(self) -> None:
+        """Its controller is a new one."""
+        self._leader.peer_started()
+
     def forget(self, now: float) -> None:
         """The peer is gone."""
         self._leader.forget()
@@ -78,9 +81,9 @@ class Transfers:
         if self.willing:
             self._leader.yielding = self._follower.holding
             actions = self._leader.advance(own, peer, ready=ready, sequence=sequence, handover=handover, now=now)
-        if self._moving or self._moved or self._alone:
+        if self._moving or self._moved:
             self._settled = now + SETTLING
-        self._moved, self._alone = self._moving, False
+        self._moved = self._moving
         return actions
 
     def deadlines(self) -> list[float]:
@@ -100,7 +103,6 @@ class Transfers:
         ]
         if new != Pair(own.current, peer.current) or (message.stage is not TransferStage.FINISH and old not in led):
             return [Report(Fact.UNEXPECTED_MESSAGE, f"a transfer request from {old} to {new}, which is not to be made")]
-        self._alone = message.stage is TransferStage.FINISH
         return self._follower.requested(message, led, now, willing=self.willing, yielding=self._leader.holding)
 
     def replied(self, message: TransferReply, now: float) -> list[Action]:
@@ -119,6 +121,8 @@ class Transfers:
                 return self._leader.moved(event, now) or self._follower.moved(event)
             case SocketsLetGo():
                 return self._leader.let_go(event, now) + self._follower.let_go(event, now)
+            case DatagramSocketsMoved():
+                return self._follower.datagrams_moved(event, now)
             case TransferExpired():
                 return self._leader.expired(event, now) + self._follower.expired(event, now)
             case TransferFailed():

@@ -149,6 +149,8 @@ class Stop:
     """From the moment before the first owner is stopped. Then everything is let go where it is."""
     lock_seconds: int = 30
     """After which the kernel removes the locks, whatever has become of the mover."""
+    doubt_seconds: int = 30
+    """The same for what stays locked at the end of the transfer, because the peer's socket may be elsewhere."""
     exclusions: Exclusions = Exclusions()
     """They hold here as well: the entries may be what a peer asks for, whatever it was told before."""
 
@@ -167,7 +169,7 @@ class Go:
     """Let everything go: after `Stop` alone, unchanged. Ends the transfer.
 
     The addresses where a socket stands now are unlocked. Those that it has left stay locked until the lock expires,
-    `lock_seconds` from now, for what is still under way must not be answered by a reset.
+    `doubt_seconds` from now, for what is still under way must not be answered by a reset.
     """
 
     transfer: int
@@ -224,7 +226,7 @@ class Gone:
 @dataclass(frozen=True, slots=True)
 class Expired:
     """The limit has passed: everything was let go where it stood. Where it did not stand all stays locked, for
-    `lock_seconds` more: it is not known where the peer's sockets are."""
+    `doubt_seconds` more: it is not known where the peer's sockets are."""
 
     transfer: int
     moved: tuple[int, ...]

@@ -115,7 +115,7 @@ class Transfer:
             held.refusal = (held.refusal or Refusal(Reason.TIMED_OUT)) if misplaced else None
         try:
             if stays:
-                await add_locks(self._xfrm, stays, self._order.lock_seconds)
+                await add_locks(self._xfrm, stays, self._order.doubt_seconds)
         finally:
             wrong = await self._end(unlock=self._locked - stays)
         return Gone(self.number, wrong)
@@ -127,7 +127,7 @@ class Transfer:
         stays = {_tuple(held.entry, _left(held)) for held in self._remaining() if _is_tcp(held)}
         try:
             if stays:
-                await add_locks(self._xfrm, stays, self._order.lock_seconds)
+                await add_locks(self._xfrm, stays, self._order.doubt_seconds)
         finally:
             await self._end(unlock=self._locked - stays)
         return Expired(self.number, moved)
