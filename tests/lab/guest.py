@@ -232,6 +232,7 @@ def summarise(shards: list[Shard], seconds: float, summary: Path | None) -> bool
 
 def main(argv: list[str] | None = None) -> int:
     """Exit status 0: all passed, 1: something failed, 2: the lab cannot run; --exec: the command's own."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # not without ending the guests
     arguments = sys.argv[1:] if argv is None else argv
     options, command = parse(arguments)
     executes = "--exec" in arguments
