@@ -192,16 +192,18 @@ class LocalSockets:
         Raises MoverError, SocketDiagError.
         """
         sockets = await connected(old)
-        if not sockets:
-            return ()
-        keys = tuple(map(key_of, sockets))
-        order = Inspect(self._mover.number(), self._entries(old, new, keys), self._exclusions)
-        answer = await self._mover.ask(order, Inspected)
-        kept = {entry.key: entry for entry in kept_of(keys, answer.refusals)}
-        return tuple(
-            Candidate(socket, answer.owners.get(index, ()), kept.get(keys[index]))
-            for index, socket in enumerate(sockets)
-        )
+        found: list[Candidate] = []
+        for start in range(0, len(sockets), AT_ONCE):
+            part = sockets[start : start + AT_ONCE]
+            keys = tuple(map(key_of, part))
+            order = Inspect(self._mover.number(), self._entries(old, new, keys), self._exclusions)
+            answer = await self._mover.ask(order, Inspected)
+            kept = {entry.key: entry for entry in kept_of(keys, answer.refusals)}
+            found += [
+                Candidate(socket, answer.owners.get(index, ()), kept.get(keys[index]))
+                for index, socket in enumerate(part)
+            ]
+        return tuple(found)
 
     # --- orders -------------------------------------------------------------------------------------------------
 
