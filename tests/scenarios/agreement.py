@@ -144,6 +144,17 @@ def rekey_all(host: Host) -> None:
         rekey_ike(host, sa)
 
 
+def begin_rekeys(host: Host) -> None:
+    """Have charon begin to rekey every CHILD_SA and every IKE_SA of a host; returns at once."""
+    sas = host.charon.sas()
+    with host.charon.session() as session:
+        for sa in sas:
+            for child in sa["child-sas"].values():
+                session.rekey({"child-id": child["uniqueid"]})
+        for sa in sas:
+            session.rekey({"ike-id": sa["uniqueid"]})
+
+
 def rekey_child(host: Host, child: dict[str, Any]) -> None:
     """Rekey one CHILD_SA, as `Charon.sas` gives it; returns when the old one is gone everywhere.
 
