@@ -29,6 +29,7 @@ from swanroam.kernel.xfrm import policies as policies_module
 from swanroam.kernel.xfrm.constants import IPPROTO_IPIP, IPPROTO_IPV6, Action, Direction
 from swanroam.kernel.xfrm.errors import XfrmError, error_for
 from swanroam.kernel.xfrm.guards import BYPASS_PRIORITY, CARRIED_PRIORITY, ELSEWHERE_PRIORITY
+from swanroam.kernel.xfrm.locks import TcpTuple
 from swanroam.kernel.xfrm.policies import PolicyChanges
 from swanroam.kernel.xfrm.policy import Policy, PolicyKey
 from swanroam.protocol.binding import Binding
@@ -54,6 +55,7 @@ class Kernel:
         self.admitting: list[frozenset[Policy]] = []
         """What policies there were when the ingress of the carrier was changed."""
         self.admitted: frozenset[Admitted] = frozenset()
+        self.locked: set[TcpTuple] = set()
         self.fails_after: int | None = None
 
     async def find(self, xfrm: object) -> set[Policy]:
@@ -72,6 +74,12 @@ class Kernel:
             del self.present[policy.key]
             self._look()
         return PolicyChanges(frozenset(changed), frozenset(), frozenset(surplus))
+
+    async def find_locks(self, xfrm: object) -> frozenset[TcpTuple]:
+        return frozenset(self.locked)
+
+    async def remove_locks(self, xfrm: object, connections: Collection[TcpTuple]) -> None:
+        self.locked -= set(connections)
 
     def _step(self) -> None:
         if self.fails_after is not None:
@@ -150,6 +158,8 @@ def apply_all(kernel: Kernel, states: Sequence[KernelState], directory: Path) ->
 
     with (
         mock.patch.object(host_module, "find_owned", kernel.find),
+        mock.patch.object(host_module, "find_locks", kernel.find_locks),
+        mock.patch.object(host_module, "remove_locks", kernel.remove_locks),
         mock.patch.object(host_module, "apply_owned", kernel.apply),
         mock.patch.object(host_module, "if_nameindex", return_value=[(index, "") for index in (CARRIER, *OTHERS)]),
     ):
@@ -207,6 +217,18 @@ def test_what_is_as_wanted_is_left_alone(version: int, tmp_path: Path) -> None:
         kernel.steps.clear()
         apply_all(kernel, [state], tmp_path)
         assert not kernel.steps
+
+
+def test_locks_go_with_the_addresses_that_they_are_for(tmp_path: Path) -> None:
+    a, b, _, peer = addresses(4)
+    kernel = Kernel()
+    old, new = TcpTuple(a, 22, peer, 50000), TcpTuple(b, 22, peer, 50000)
+    kernel.locked = {old, new}
+    still_there, *_, released = handover(4, ANY_TRAFFIC)[1:]
+    apply_all(kernel, [still_there], tmp_path)
+    assert kernel.locked == {old, new}
+    apply_all(kernel, [released], tmp_path)
+    assert kernel.locked == {new}
 
 
 def bindings(*candidates: IPAddress) -> st.SearchStrategy[Binding]:

@@ -133,6 +133,7 @@ class LocalHost:
             guarded = await self._guard(wanted, same_carrier=same_carrier)
             changes = await self._plane.apply(wanted.held, wanted.carriers, wanted.admitted, wanted.narrowed)
             settled = await self._settle(wanted)
+            await self._unlock(wanted)
             self._clear = clear
         except (XfrmError, RouteSocketError) as error:
             raise HostError(str(error)) from error
@@ -163,6 +164,12 @@ class LocalHost:
         uncarried = self._uncarried(wanted)
         changed = await self._set(_effective(uncarried, found & carried), found)
         return (bool(carried - found) and await self._set(_effective(uncarried, carried))) or changed
+
+    async def _unlock(self, wanted: KernelState) -> None:
+        """What moving sockets has left locked between addresses that are no longer in use."""
+        stale = [lock for lock in await find_locks(self._xfrm) if Pair(lock.local, lock.remote) not in wanted.pairs]
+        if stale:
+            await remove_locks(self._xfrm, stale)
 
     async def _set(self, policies: set[Policy], found: set[Policy] | None = None) -> bool:
         """Makes these our policies; tells whether that changed anything. `found`, if known: what there is."""
@@ -319,8 +326,6 @@ class LocalHost:
             if current is not None:  # whichever method is configured here: the peer may lead with migrate
                 pair = AddressPair(current.local, current.remote)
                 await self._migration.end_grace(peer.identity, action.address, pair)
-            locked = await find_locks(self._xfrm)
-            await remove_locks(self._xfrm, [lock for lock in locked if action.address in (lock.local, lock.remote)])
         except (IkeError, XfrmError) as error:
             log.warning("filters_not_released", peer=peer.name, address=str(action.address), error=str(error))
             return None

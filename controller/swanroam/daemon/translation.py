@@ -49,6 +49,8 @@ class KernelState:
     policies: frozenset[Policy]
     cleared: frozenset[Pair]
     """Pairs whose packets may enter the carrier in clear. The policies for it need the device's index."""
+    pairs: frozenset[Pair]
+    """All that any peer has: what is locked between others is of no use any more."""
 
 
 def carrier_settings(config: Config) -> CarrierSettings:
@@ -106,6 +108,7 @@ def kernel_state(
         ),
         policies=frozenset(policies),
         cleared=union.cleared,
+        pairs=union.guarded,
     )
 
 
