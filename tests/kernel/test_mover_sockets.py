@@ -18,8 +18,9 @@ from kernel.mover_hosts import (
     entries,
     entries6,
     hand_over,
+    until,
 )
-from swanroam.transport.orders import Place, Reason
+from swanroam.transport.orders import End, Ended, Place, Reason
 
 pytestmark = pytest.mark.kernel
 
@@ -244,3 +245,28 @@ def test_a_connection_that_its_program_has_closed_while_data_was_under_way_is_le
         assert mobile.stop(1, here).refusals[0].reason is Reason.NO_OWNER
         assert server.ask(f"len(s.recv({sent}, socket.MSG_WAITALL))") == str(sent)
         assert server.ask("s.recv(1)") == "b''"
+
+
+@pytest.mark.both
+@pytest.mark.parametrize("waiting", [False, True], ids=["idle", "waiting in recv"])
+def test_a_connection_can_be_ended_with_a_reset_where_the_kernel_itself_does_not_do_it(*, waiting: bool) -> None:
+    with Pair() as hosts:
+        client, server, port = talkers(hosts)
+        here, _ = entries(port)
+        if waiting:
+            client.say("s.recv(9)")
+            until(lambda: client.state() == "S")
+        answer = hosts.mobile.mover().ask(End(1, tuple(here)), Ended)
+        assert not answer.refusals
+        if waiting:
+            assert client.line() in ("b''", "BrokenPipeError", "ConnectionResetError", "ConnectionAbortedError")
+        else:
+            assert client.ask("s.send(b'x')") in ("BrokenPipeError", "ConnectionResetError", "ConnectionAbortedError")
+        assert server.ask("s.recv(9)") in ("ConnectionResetError", "b''")
+        assert hosts.mobile.mover().inspect(here).refusals[0].reason is Reason.NOT_FOUND
+
+
+def test_what_is_not_there_is_ended_without_a_word() -> None:
+    with Pair() as hosts:
+        here, _ = entries(9)
+        assert not hosts.mobile.mover().ask(End(1, tuple(here)), Ended).refusals

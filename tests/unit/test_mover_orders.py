@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from swanroam.kernel.sock_diag import SocketProtocol
 from swanroam.transport.orders import (
     Answer,
+    End,
+    Ended,
     Entry,
     Exclusions,
     Expired,
@@ -50,6 +52,7 @@ messages = st.one_of(
     st.builds(Rebuild, numbers, st.dictionaries(indices, numbers, max_size=3)),
     st.builds(Go, numbers, some_indices, some_indices),
     st.builds(Unlock, some_entries),
+    st.builds(End, numbers, some_entries),
     st.just(Quit()),
     st.builds(
         Inspected,
@@ -61,6 +64,7 @@ messages = st.one_of(
     st.builds(Stopped, numbers, st.dictionaries(indices, numbers, max_size=3), refusals),
     st.builds(Rebuilt, numbers, some_indices, refusals),
     st.builds(Gone, numbers, refusals),
+    st.builds(Ended, numbers, refusals),
     st.builds(Expired, numbers, some_indices),
     st.builds(Failed, numbers, st.text()),
 )

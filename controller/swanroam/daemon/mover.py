@@ -20,6 +20,8 @@ from swanroam.transport import nursery
 from swanroam.transport.orders import (
     LONGEST_LINE,
     Answer,
+    End,
+    Ended,
     Expired,
     Failed,
     Go,
@@ -43,8 +45,14 @@ log = structlog.get_logger("swanroam")
 ANSWER_TIMEOUT = 20.0
 """Seconds in which an order is answered; what is held is let go long before, by the mover itself."""
 
-_ANSWERS: dict[type[Order], type[Answer]] = {Inspect: Inspected, Stop: Stopped, Rebuild: Rebuilt, Go: Gone}
-_A = TypeVar("_A", Inspected, Stopped, Rebuilt, Gone)
+_ANSWERS: dict[type[Order], type[Answer]] = {
+    Inspect: Inspected,
+    Stop: Stopped,
+    Rebuild: Rebuilt,
+    Go: Gone,
+    End: Ended,
+}
+_A = TypeVar("_A", Inspected, Stopped, Rebuilt, Gone, Ended)
 
 
 class MoverError(Exception):
@@ -89,7 +97,7 @@ class Mover:
             undo.pop_all()
         self._nursery = ours
 
-    async def ask(self, order: Inspect | Stop | Rebuild | Go, kind: type[_A]) -> _A:
+    async def ask(self, order: Inspect | Stop | Rebuild | Go | End, kind: type[_A]) -> _A:
         """Gives an order and waits for its answer. Raises MoverError."""
         assert _ANSWERS[type(order)] is kind
         await self._connect()
@@ -193,7 +201,7 @@ class Mover:
                 for (number, _), future in self._waiting.items():
                     if number == transfer and not future.done():
                         future.set_result(message)
-            case Inspected() | Stopped() | Rebuilt() | Gone():
+            case Inspected() | Stopped() | Rebuilt() | Gone() | Ended():
                 future_ = self._waiting.get((message.transfer, type(message)))
                 if future_ is not None and not future_.done():
                     future_.set_result(message)

@@ -6,8 +6,7 @@ numbers of its own. Everything that is translated between the two is translated 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -16,6 +15,7 @@ from swanroam.config import PeerSettings, SocketSettings
 from swanroam.daemon.mover import Mover, MoverError
 from swanroam.daemon.socket_names import TRANSPORTS, connected, kept_of, key_of
 from swanroam.kernel.sockets import (
+    CannotDestroy,
     SocketDiagError,
     SocketGone,
     SocketInUse,
@@ -49,6 +49,8 @@ from swanroam.protocol.transfer import (
     UnlockSockets,
 )
 from swanroam.transport.orders import (
+    End,
+    Ended,
     Entry,
     Exclusions,
     Go,
@@ -146,11 +148,30 @@ class LocalSockets:
     async def end(self, action: EndSockets, others: Collection[IPAddress]) -> None:
         """Ends the sockets between an address of ours and the others, with a reset."""
         try:
-            for entry in await _using(action.address, others, own=True):
-                with suppress(SocketGone):
+            using = await _using(action.address, others, own=True)
+            for entry in using:
+                try:
                     await destroy(entry)
-        except SocketDiagError as error:
+                except SocketGone:
+                    pass
+                except CannotDestroy as error:
+                    await self._end_by_hand([entry for entry in using if entry.connected], error)
+                    return
+        except (MoverError, SocketDiagError) as error:
             log.warning("sockets_not_ended", address=str(action.address), error=str(error))
+
+    async def _end_by_hand(self, sockets: Sequence[SocketInUse], reason: CannotDestroy) -> None:
+        """On a kernel that does not do it. Raises MoverError, and the reason if a socket is left."""
+        for start in range(0, len(sockets), AT_ONCE):
+            entries = [
+                entry
+                for socket in sockets[start : start + AT_ONCE]
+                for pair in [Pair(socket.local, socket.remote)]
+                for entry in self._entries(pair, pair, [key_of(socket)])
+            ]
+            answer = await self._mover.ask(End(self._mover.number(), tuple(entries)), Ended)
+            for index, refusal in answer.refusals.items():
+                raise SocketDiagError(f"{reason}, and the mover does not end {entries[index]}: {refusal}")
 
     async def transfer(self, peer: PeerSettings, order: TransferOrder) -> TransferEvent | None:
         """Carries out a step of moving sockets; the event tells what came of it."""

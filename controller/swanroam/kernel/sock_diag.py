@@ -27,6 +27,10 @@ class SocketDiagError(Exception):
     """The kernel's sockets could not be read."""
 
 
+class CannotDestroy(SocketDiagError):  # noqa: N818 - said of the kernel
+    """The kernel does not end sockets of others: it was built without CONFIG_INET_DIAG_DESTROY."""
+
+
 class SocketGone(SocketDiagError):  # noqa: N818 - that it is gone is what is wrong
     """The socket is not there any more."""
 
@@ -229,10 +233,11 @@ class SocketDiag:
         except _Refusal as refusal:
             if refusal.number in (errno.ENOENT, errno.ESTALE):
                 raise SocketGone(f"there is no socket {what} any more") from refusal
-            remedy = {
-                errno.EOPNOTSUPP: "; the kernel needs CONFIG_INET_DIAG_DESTROY=y",
-                errno.EPERM: "; run with CAP_NET_ADMIN",
-            }.get(refusal.number, "")
+            if refusal.number == errno.EOPNOTSUPP:
+                raise CannotDestroy(
+                    f"the kernel does not end the socket {what}: {refusal}; it needs CONFIG_INET_DIAG_DESTROY=y"
+                ) from refusal
+            remedy = "; run with CAP_NET_ADMIN" if refusal.number == errno.EPERM else ""
             raise SocketDiagError(f"the kernel does not end the socket {what}: {refusal}{remedy}") from refusal
 
     async def _ask(self, kind: int, flags: int, request: bytes) -> AsyncIterator[bytes]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from swanroam.kernel.sock_diag import (
+    CannotDestroy,
     Condition,
     IPAddress,
     SocketDiag,
@@ -28,6 +29,7 @@ from swanroam.kernel.sock_diag import (
 )
 
 __all__ = [
+    "CannotDestroy",
     "IPAddress",
     "Owner",
     "SocketDiagError",
@@ -82,7 +84,7 @@ async def destroy(entry: SocketInUse) -> None:
     """End a socket as `ss --kill` does: its program gets ECONNABORTED, a TCP peer a reset.
 
     The socket is the one that was listed, not a later one with its addresses. Needs CAP_NET_ADMIN.
-    Raises SocketGone when it is not there any more, SocketDiagError when the kernel refuses or lacks it.
+    Raises SocketGone when it is not there any more, CannotDestroy when the kernel lacks it, SocketDiagError.
     """
     with SocketDiag() as diag:
         await diag.destroy(entry)

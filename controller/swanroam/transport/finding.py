@@ -158,6 +158,12 @@ async def look_again(sockets: Sequence[Held]) -> None:
         held.receive_queue = queues.get(held.inode)
 
 
+async def at_old_addresses(entries: Sequence[Entry]) -> dict[int, list[SocketInUse]]:
+    """The connected sockets of each entry that are where it says they are. Raises SocketDiagError."""
+    with SocketDiag() as diag:
+        return await _connected(diag, dict(enumerate(entries)), _old_key)
+
+
 async def _sockets_of(
     entries: Sequence[Entry], found: dict[int, Place], taken: set[int]
 ) -> dict[int, list[SocketInUse]]:

@@ -20,10 +20,13 @@ from swanroam.kernel.sock_diag import SocketDiagError
 from swanroam.kernel.xfrm.errors import XfrmError
 from swanroam.kernel.xfrm.locks import remove_locks
 from swanroam.kernel.xfrm.socket import XfrmSocket
+from swanroam.transport.ending import end
 from swanroam.transport.finding import Finder
 from swanroam.transport.orders import (
     LONGEST_LINE,
     Answer,
+    End,
+    Ended,
     Failed,
     Go,
     Inspect,
@@ -111,6 +114,8 @@ class Keeper:
             match order:
                 case Inspect():
                     self._answer(await self._inspect(order))
+                case End(entries=entries):
+                    self._answer(Ended(number, await end(entries, self._owners)))
                 case Unlock(entries=entries):
                     await remove_locks(self._xfrm, locks_of(entries))
                 case Stop() | Rebuild() | Go():

@@ -188,6 +188,14 @@ class Unlock:
 
 
 @dataclass(frozen=True, slots=True)
+class End:
+    """End these connections, where they are at their old addresses: with a reset."""
+
+    transfer: int
+    entries: tuple[Entry, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Quit:
     """End. What is held is let go where it is, with its locks left to expire."""
 
@@ -224,6 +232,12 @@ class Gone:
 
 
 @dataclass(frozen=True, slots=True)
+class Ended:
+    transfer: int
+    refusals: Mapping[int, Refusal]
+
+
+@dataclass(frozen=True, slots=True)
 class Expired:
     """The limit has passed: everything was let go where it stood. Where it did not stand all stays locked, for
     `doubt_seconds` more: it is not known where the peer's sockets are."""
@@ -241,8 +255,8 @@ class Failed:
     text: str
 
 
-Order = Inspect | Stop | Rebuild | Go | Unlock | Quit
-Answer = Inspected | Stopped | Rebuilt | Gone | Expired | Failed
+Order = Inspect | Stop | Rebuild | Go | Unlock | End | Quit
+Answer = Inspected | Stopped | Rebuilt | Gone | Ended | Expired | Failed
 
 _KINDS: Final[dict[str, type]] = {kind.__name__: kind for kind in (*get_args(Order), *get_args(Answer))}
 
