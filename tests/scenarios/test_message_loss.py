@@ -5,6 +5,7 @@ TCP goes on all the while, and every byte of it is compared at the end.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -36,20 +37,24 @@ def received(lab: Lab, host: str, message: str) -> int:
 
 
 def settled(story: Story, count: int) -> None:
-    """The `count`-th move of the mobile host is through on both hosts, and both say so."""
+    """The `count`-th move of the mobile host is through on both hosts, its old address released, and both say so."""
     story.wait_step("filters", story.lab.mobile, count, PATIENCE)
     story.wait_step("filters", story.lab.correspondent, count, PATIENCE)
     for host in story.lab.hosts:
         wait_for(
-            lambda host=host: all(
-                peer["managed"] and not peer["problem"] and peer["own"] and peer["proven"] == peer["peer"]["current"]
-                for peer in host.status()["peers"]
-            ),
+            lambda host=host: all(map(_content, host.status()["peers"])),
             PATIENCE,
             f"{host.name}: its controller is content",
             host.controller.log_tail,
             poll=0.3,
         )
+
+
+def _content(peer: dict[str, Any]) -> bool:
+    if not peer["managed"] or peer["problem"] or not peer["own"] or not peer["peer"]:
+        return False
+    left = [*peer["own"]["deprecated"], *peer["peer"]["deprecated"]]
+    return peer["proven"] == peer["peer"]["current"] and not left
 
 
 @pytest.mark.parametrize("family", [Family.IPV4, Family.IPV6], ids=["ipv4", "ipv6"])
