@@ -1,5 +1,6 @@
 # make test    everything: what is needed gets installed (Debian, Ubuntu; as root), then lint, unit, kernel, lab
 # make demo    two hosts, a connection, a move
+# make stories    the lab's long stories: packaged programs through five moves, daemons and movers killed in the middle
 # make programs-full    the lab's file transfers with packaged programs, 500 MB each
 # make connections-full    2,000 connections move together
 # make bench   what a move costs, against MOBIKE and against doing nothing; BENCH_ARGS='--repetitions 1' (half an hour)
@@ -24,7 +25,7 @@ installed := .venv/.stamp-installed
 
 export PYTHONPATH := $(CURDIR)/tests:$(CURDIR)/controller
 
-.PHONY: test lint unit kernel lab fuzz demo bench programs-full connections-full packages totals clean
+.PHONY: test lint unit kernel lab stories fuzz demo bench programs-full connections-full packages totals clean
 
 test: lint unit kernel lab totals
 
@@ -63,12 +64,15 @@ fuzz: $(installed)
 demo: $(installed) | packages
 	@$(python) -m lab.guest --exec $(CURDIR)/$(python) -m lab.demo
 
+stories: $(installed) | packages
+	tests/run-lab --guests $(GUESTS) -m long --keep $(RESULTS)/artifacts $(LAB_ARGS)
+
 # A file of that size and its copy are held in a guest's memory.
 programs-full: $(installed) | packages
-	SWANROAM_TRANSFER_MB=500 tests/run-lab --memory 4000M --timeout 1500 -s tests/scenarios/test_real_transfers.py
+	SWANROAM_TRANSFER_MB=500 tests/run-lab -m lab --memory 4000M --timeout 1500 -s tests/scenarios/test_real_transfers.py
 
 connections-full: $(installed) | packages
-	SWANROAM_CONNECTIONS=2000 tests/run-lab --timeout 1200 -s tests/scenarios/test_many_connections.py
+	SWANROAM_CONNECTIONS=2000 tests/run-lab -m lab --timeout 1200 -s tests/scenarios/test_many_connections.py
 
 bench: $(installed) | packages
 	@$(CURDIR)/$(python) -m bench --results $(RESULTS) $(BENCH_ARGS)

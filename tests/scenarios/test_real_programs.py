@@ -16,7 +16,7 @@ from lab.topology import Lab
 from scenarios.five_moves import FiveMoves
 from scenarios.scenario import start
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.long]
 
 only_ipv4 = pytest.mark.parametrize("family", [Family.IPV4], ids=["ipv4"])
 

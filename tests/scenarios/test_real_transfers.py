@@ -18,7 +18,7 @@ from lab.topology import Lab
 from scenarios.five_moves import FiveMoves
 from scenarios.scenario import start
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.long]
 
 SIZE = int(os.environ.get("SWANROAM_TRANSFER_MB") or 60) * 1_000_000
 UNDER_WAY = 60

@@ -23,7 +23,11 @@ from scenarios.native import Native
 from scenarios.remains import MOVER, NURSERY, processes
 from scenarios.scenario import GRACE, start
 
-pytestmark = [pytest.mark.lab, pytest.mark.parametrize("family", [Family.IPV4], ids=["ipv4"])]
+pytestmark = [
+    pytest.mark.lab,
+    pytest.mark.long,
+    pytest.mark.parametrize("family", [Family.IPV4], ids=["ipv4"]),
+]
 
 LIGHT = {"bulk_rate": 20_000, "udp_rate": 50}
 CONFIG = {"defaults": {"grace": GRACE}}
