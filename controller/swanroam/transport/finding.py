@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -152,7 +152,7 @@ async def look_again(sockets: Sequence[Held]) -> None:
     """Note what is in the receive queues, now that the owners are stopped. Raises SocketDiagError."""
     entries = {held.index: held.entry for held in sockets if held.entry.protocol is SocketProtocol.TCP}
     with SocketDiag() as diag:
-        found = await _connected(diag, entries, _old_key)
+        found = await _connected(diag, entries, Place.OLD)
     queues = {socket.inode: socket.receive_queue for group in found.values() for socket in group}
     for held in sockets:
         held.receive_queue = queues.get(held.inode)
@@ -161,7 +161,7 @@ async def look_again(sockets: Sequence[Held]) -> None:
 async def at_old_addresses(entries: Sequence[Entry]) -> dict[int, list[SocketInUse]]:
     """The connected sockets of each entry that are where it says they are. Raises SocketDiagError."""
     with SocketDiag() as diag:
-        return await _connected(diag, dict(enumerate(entries)), _old_key)
+        return await _connected(diag, dict(enumerate(entries)), Place.OLD)
 
 
 async def _sockets_of(
@@ -173,12 +173,12 @@ async def _sockets_of(
     for the one would silence the other.
     """
     with SocketDiag() as diag:
-        result = await _connected(diag, dict(enumerate(entries)), _old_key)
+        result = await _connected(diag, dict(enumerate(entries)), Place.OLD)
         found.update(dict.fromkeys(result, Place.OLD))
         streams = {index: entries[index] for index in result if entries[index].protocol is SocketProtocol.TCP}
-        taken.update(await _connected(diag, streams, _new_key))
+        taken.update(await _connected(diag, streams, Place.NEW))
         missing = {index: entry for index, entry in enumerate(entries) if index not in result}
-        moved = await _connected(diag, missing, _new_key)
+        moved = await _connected(diag, missing, Place.NEW)
         result.update(moved)
         found.update(dict.fromkeys(moved, Place.NEW))
         missing = {index: entry for index, entry in missing.items() if index not in moved}
@@ -202,11 +202,9 @@ async def _wildcard_ports(diag: SocketDiag) -> set[int]:
     }
 
 
-async def _connected(
-    diag: SocketDiag, entries: Mapping[int, Entry], key: Callable[[Entry], _Key]
-) -> dict[int, list[SocketInUse]]:
-    """For each entry the connected sockets whose name is its key."""
-    names = {index: key(entry) for index, entry in entries.items()}
+async def _connected(diag: SocketDiag, entries: Mapping[int, Entry], place: Place) -> dict[int, list[SocketInUse]]:
+    """For each entry the connected sockets with its addresses and ports at that place."""
+    names: dict[int, _Key] = {index: (entry.protocol, *entry.ends(place)) for index, entry in entries.items()}
     tcp = {name for name in names.values() if name[0] is SocketProtocol.TCP}
     sockets: dict[_Key, list[SocketInUse]] = defaultdict(list)
     if len(tcp) <= _FEW:
@@ -226,14 +224,6 @@ async def _connected(
         for index, name in names.items()
         if (group := [one for one in sockets.get(name, ()) if one.state not in _NOBODYS])
     }
-
-
-def _old_key(entry: Entry) -> _Key:
-    return entry.protocol, entry.local, entry.local_port, entry.remote, entry.remote_port
-
-
-def _new_key(entry: Entry) -> _Key:
-    return entry.protocol, entry.new_local, entry.local_port, entry.new_remote, entry.remote_port
 
 
 def _first(refusals: Iterable[Refusal | None]) -> Refusal | None:

@@ -31,12 +31,6 @@ _REASONS = {
 """Of all others the socket itself is the reason."""
 
 
-def four_tuple(entry: Entry, place: Place) -> FourTuple:
-    if place is Place.NEW:
-        return FourTuple(entry.new_local, entry.local_port, entry.new_remote, entry.remote_port)
-    return FourTuple(entry.local, entry.local_port, entry.remote, entry.remote_port)
-
-
 def inspect(entry: Entry, sock: socket.socket, receive_queue: int | None = None) -> None:
     """Changes nothing. `receive_queue`: as inet_diag tells it, with the owner stopped. Raises Refused, OSError."""
     if entry.protocol is SocketProtocol.TCP:
@@ -57,7 +51,7 @@ def take(entry: Entry, sock: socket.socket, keys: tuple[SignatureKey, ...]) -> P
 
 def build(entry: Entry, sock: socket.socket, picture: Picture, place: Place, peer_number: int) -> None:
     """The socket at a place, whatever state it is in. Raises Refused, OSError: then build it at the other place."""
-    target = four_tuple(entry, place)
+    target = FourTuple(*entry.ends(place))
     steering = Steering(entry.interface if place is Place.NEW else 0)
     if isinstance(picture, Image):
         connection.rebuild(sock, picture, target, peer_number, steering)

@@ -116,6 +116,12 @@ class Entry:
             interface=0,
         )
 
+    def ends(self, place: Place) -> tuple[IPAddress, int, IPAddress, int]:
+        """Own address and port, the peer's address and port: where it is to go (Place.NEW), or where it is."""
+        if place is Place.NEW:
+            return self.new_local, self.local_port, self.new_remote, self.remote_port
+        return self.local, self.local_port, self.remote, self.remote_port
+
     def __str__(self) -> str:
         return f"{self.protocol.name} {self.local}:{self.local_port} - {self.remote}:{self.remote_port}"
 

@@ -244,9 +244,7 @@ def _left(held: Held) -> Place:
 
 
 def _tuple(entry: Entry, place: Place) -> TcpTuple:
-    if place is Place.NEW:
-        return TcpTuple(entry.new_local, entry.local_port, entry.new_remote, entry.remote_port)
-    return TcpTuple(entry.local, entry.local_port, entry.remote, entry.remote_port)
+    return TcpTuple(*entry.ends(place))
 
 
 def _tuples(entries: Iterable[Entry]) -> Iterable[TcpTuple]:
