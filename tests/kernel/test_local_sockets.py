@@ -81,8 +81,10 @@ class Ends:
     async def stop(self) -> None:
         for sockets in (self.leader, self.follower):
             await sockets.close()
-        for program in (self.client, self.server):
+        programs = (self.client, self.server)
+        for program in programs:  # all before any is waited for: the server ends by itself when the client has
             program.kill()
+        for program in programs:
             await program.wait()
 
     async def _program(self, code: str) -> asyncio.subprocess.Process:

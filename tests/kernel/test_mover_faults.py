@@ -45,7 +45,8 @@ def try_to_hand_over(mobile: Mover, peer: Mover, here: Entry, there: Entry) -> N
     try:
         theirs = mobile.stop(one, [here], hold_seconds=PATIENCE)
         ours = peer.stop(two, [there], hold_seconds=PATIENCE)
-        assert peer.rebuild(two, dict(theirs.numbers)).done == (0,)
+        rebuilt = peer.rebuild(two, dict(theirs.numbers))
+        assert rebuilt.done == (0,), rebuilt.refusals
         assert mobile.rebuild(one, dict(ours.numbers)).done == (0,)
         assert not mobile.go(one).refusals
         assert not peer.go(two).refusals
