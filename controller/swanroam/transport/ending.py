@@ -17,7 +17,7 @@ from typing import Final
 from swanroam.transport import repair
 from swanroam.transport.finding import at_old_addresses
 from swanroam.transport.orders import Entry, Reason, Refusal
-from swanroam.transport.owners import DescriptorError, OwnerTable, duplicate
+from swanroam.transport.owners import DescriptorError, OwnerTable
 
 _TRIES: Final = 20
 _PAUSE: Final = 0.005
@@ -27,16 +27,16 @@ _PAUSE: Final = 0.005
 async def end(entries: Sequence[Entry], owners: OwnerTable) -> Mapping[int, Refusal]:
     """End the connections that are at the old addresses of these; says which could not be. Raises SocketDiagError."""
     found = await at_old_addresses(entries)
-    holders = await owners.holders([one.inode for group in found.values() for one in group])
+    await owners.holders([one.inode for group in found.values() for one in group])
     refusals: dict[int, Refusal] = {}
     for index, group in found.items():
         for one in group:
-            having = holders.get(one.inode, ())
-            if not having:
-                refusals[index] = Refusal(Reason.NO_OWNER)
-                continue
             try:
-                with duplicate(having[0], one.inode) as copy:
+                copy = owners.duplicate(one.inode)
+                if copy is None:
+                    refusals[index] = Refusal(Reason.NO_OWNER)
+                    continue
+                with copy:
                     await _disconnect(copy)
             except DescriptorError as error:
                 refusals[index] = Refusal(Reason.PERMISSION, str(error))

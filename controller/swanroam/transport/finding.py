@@ -10,7 +10,6 @@ from fnmatch import fnmatchcase
 from functools import cache
 from ipaddress import IPv4Address, IPv6Address
 from socket import SO_REUSEADDR, SOL_SOCKET
-from socket import socket as Socket  # noqa: N812 - a class
 from typing import Final
 
 from swanroam.kernel.sock_diag import Condition, IPAddress, SocketDiag, SocketInUse, SocketProtocol, SocketState
@@ -18,7 +17,7 @@ from swanroam.transport import moving
 from swanroam.transport.image import Refused
 from swanroam.transport.jobs import Held
 from swanroam.transport.orders import Entry, Exclusions, Place, Reason, Refusal
-from swanroam.transport.owners import DescriptorError, OwnerTable, Process, duplicate, look_at
+from swanroam.transport.owners import DescriptorError, OwnerTable, Process, look_at
 from swanroam.transport.signature import decode_keys
 
 NO_EXCLUSIONS: Final = Exclusions()
@@ -107,16 +106,6 @@ class Finder:
                 return Refusal(Reason.EXCLUDED, str(process))
         return _first(map(self._process_refusal, owners))
 
-    def _duplicate(self, inode: int) -> Socket | Refusal:
-        """From any of its owners: some may have ended."""
-        refusal = Refusal(Reason.VANISHED)
-        for holder in self._owners.known(inode):
-            try:
-                return duplicate(holder, inode)
-            except DescriptorError as error:
-                refusal = Refusal(Reason.PERMISSION, str(error))
-        return refusal
-
     def _hold(
         self, index: int, entry: Entry, group: Sequence[SocketInUse], pids: frozenset[int], result: Candidates
     ) -> Refusal | None:
@@ -124,9 +113,13 @@ class Finder:
         held: list[Held] = []
         refusal: Refusal | None = None
         for socket in group:
-            copy = self._duplicate(socket.inode)
-            if isinstance(copy, Refusal):
-                refusal = copy
+            try:
+                copy = self._owners.duplicate(socket.inode)
+            except DescriptorError as error:
+                refusal = Refusal(Reason.PERMISSION, str(error))
+                break
+            if copy is None:
+                refusal = Refusal(Reason.VANISHED)
                 break
             reuse_address = copy.getsockopt(SOL_SOCKET, SO_REUSEADDR)
             held.append(

@@ -125,6 +125,18 @@ class OwnerTable:
         """Who has the socket, as far as has been read."""
         return tuple(self._holders.get(inode, ()))
 
+    def duplicate(self, inode: int) -> socket.socket | None:
+        """From any of its known owners, as some may have ended; None if there are none. Raises DescriptorError."""
+        failure: DescriptorError | None = None
+        for holder in self.known(inode):
+            try:
+                return duplicate(holder, inode)
+            except DescriptorError as error:
+                failure = error
+        if failure is not None:
+            raise failure
+        return None
+
     def uses_io_uring(self, pid: int) -> bool:
         """Whether the process has an io_uring, whose workers in the kernel go on while its threads are stopped."""
         return pid in self._rings
