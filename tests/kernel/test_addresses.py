@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kernel.fresh_namespace import in_fresh_namespace, ip
+from kernel.fresh_namespace import in_fresh_namespace, ip, until_local
 from swanroam.kernel.address_watch import AddressWatch, AddressWatchError
 from swanroam.kernel.addresses import AddressSelection, HostAddresses, LinkState, LocalAddress, RouteChoice
 
@@ -38,6 +38,8 @@ def scenario(steps: Callable[[AddressWatch], Awaitable[None]], **options: int) -
 
     async def run() -> None:
         ip(*TWO_NETWORKS)
+        # Its local route comes from a work queue, and would be a change of the routing while a test runs
+        await until_local(OLD6)
         async with AddressWatch(**options) as watch:
             await steps(watch)
 
