@@ -234,6 +234,19 @@ def test_route_change_alone_gives_a_snapshot_and_another_source() -> None:
     scenario(steps)
 
 
+def test_addresses_that_are_passed_over_are_told_apart() -> None:
+    async def run() -> None:
+        ip(*TWO_NETWORKS, "address add 198.51.100.1/24 dev net-b", "address add 203.0.113.1/32 dev lo")
+        async with AddressWatch(AddressSelection(ignore_interfaces=("net-b",))) as watch:
+            host = await anext(watch)
+            assert addresses(host) == {OLD, OLD6}
+            assert host.uncounted == {NEW, ip_address("203.0.113.1")}
+            ip("address del 198.51.100.1/24 dev net-b")
+            await until(watch, lambda host: NEW not in host.uncounted)
+
+    in_fresh_namespace(run)
+
+
 def test_rule_change_alone_gives_a_snapshot() -> None:
     async def steps(watch: AddressWatch) -> None:
         before = await anext(watch)

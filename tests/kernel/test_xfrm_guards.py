@@ -51,6 +51,26 @@ async def test_guard_stops_clear_packets_as_soon_as_no_policy_before_it_selects_
 
 @versions
 @in_namespace
+async def test_a_new_address_sends_nothing_in_clear_to_a_peer_that_is_guarded_from_everywhere(version: int) -> None:
+    """A socket without an address of its own takes the new one as soon as the routing prefers it."""
+    new, bits = {4: ("10.0.0.77", "32"), 6: ("2001:db8::77", "128 nodad")}[version]
+    _, peer = ENDS[version]
+    everywhere = guards.guard(guards.everywhere(version), peer, Direction.OUT)
+    with two_hosts(version) as (_, here, there), socket.socket(here.family, socket.SOCK_DGRAM) as unbound:
+        unbound.settimeout(5)
+        async with XfrmSocket() as xfrm:
+            await apply_owned(xfrm, {everywhere})
+            ip(f"address add {new}/{bits} dev wire")
+            ip(f"route add {peer} dev wire src {new}")
+            assert_not_sent(unbound, there)
+            await apply_owned(xfrm, {everywhere, guards.uncounted(ip_address(new), peer)})
+            unbound.sendto(b"none of our business", there.getsockname())
+            assert there.recvfrom(100)[1][0] == new
+            assert_not_sent(here, there)
+
+
+@versions
+@in_namespace
 async def test_guard_drops_clear_packets_that_come_in(version: int) -> None:
     me, peer = ENDS[version]
     with two_hosts(version) as (_, here, there):

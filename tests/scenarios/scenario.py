@@ -11,12 +11,11 @@ Every story is told of all hosts of its lab. Method and configuration are parame
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from lab.analysis import Observation
 from lab.capture import Capture
 from lab.host import Host
 from lab.ike_config import CONTROL
@@ -226,11 +225,8 @@ class Story:
         for host in self.lab.hosts:
             self.descriptors[host.name] = remains.descriptors(host)
 
-    def finish(self, *, rekey: bool = True, unguarded: Callable[[Observation], bool] = lambda _: False) -> None:
-        """The invariants, once all sockets are closed. Ends the controllers and the captures.
-
-        `unguarded`: packets that may have been in clear, for a reason that docs/security.md names.
-        """
+    def finish(self, *, rekey: bool = True) -> None:
+        """The invariants, once all sockets are closed. Ends the controllers and the captures."""
         self.wait_rest()
         self.print_timelines()
         self.assert_nothing_left()
@@ -242,12 +238,12 @@ class Story:
         for host in self.lab.hosts:
             remains.assert_no_process(host)
             remains.assert_same(host, self.before[host.name], self.began_in, "before the controllers came")
-        self.assert_nothing_in_clear(unguarded)
+        self.assert_nothing_in_clear()
 
-    def assert_nothing_in_clear(self, unguarded: Callable[[Observation], bool] = lambda _: False) -> None:
+    def assert_nothing_in_clear(self) -> None:
         """No packet between two hosts of the lab was in clear, at any point of its path."""
         self.capture.stop()
-        assert not [seen for seen in self.capture.clear_packets() if not unguarded(seen)]
+        assert not self.capture.clear_packets()
 
     def assert_nothing_left(self) -> None:
         """Kernel, processes and descriptors are those of a host that was always at its present address."""

@@ -75,6 +75,7 @@ class FakeHost:
         self.log: list[str] = []
         self.failure: HostError | None = None
         self.sockets = 0
+        self.sealed_versions = frozenset({4, 6})
 
     @property
     def state(self) -> KernelState:
@@ -87,6 +88,9 @@ class FakeHost:
         self.applied.append(wanted)
         self.log.append("apply")
         return changed
+
+    def sealed(self) -> frozenset[int]:
+        return self.sealed_versions
 
     def forget(self) -> None:
         self.log.append("forget")

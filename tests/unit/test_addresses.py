@@ -45,3 +45,23 @@ def test_best_instance_of_an_address_is_one_that_can_be_used() -> None:
     assert HostAddresses(frozenset({down, deprecated, failed}), links).find(address) == deprecated
     assert HostAddresses(frozenset({down, failed}), links).find(address) == down
     assert HostAddresses().find(address) is None
+
+
+@pytest.mark.parametrize(
+    ("interface", "address", "passed_over"),
+    [
+        ("eth0", "192.0.2.1", False),
+        ("eth0", "10.1.0.1", True),
+        ("docker0", "172.17.0.1", True),
+        ("lo", "203.0.113.1", True),
+        ("lo", "127.0.0.1", False),
+        ("docker0", "fe80::1", False),
+        ("swanroam4", "192.0.2.1", False),
+    ],
+)
+def test_addresses_that_do_not_count_and_can_be_a_source_are_passed_over(
+    interface: str, address: str, passed_over: bool
+) -> None:
+    selection = AddressSelection(ignore_interfaces=("docker*",), ignore=(ip_network("10.1.0.0/16"),))
+
+    assert selection.passes_over(LocalAddress(ip_address(address), 24, interface, 1, 0)) is passed_over

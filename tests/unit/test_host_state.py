@@ -16,8 +16,17 @@ from unit.driver import A, B, C, D, P, Q
 def test_hosts_that_never_moved_need_guards_and_nothing_else():
     pair = Pair(A, P)
     assert host_state(Binding(A), Binding(P), peer_proven=P, holds=True) == HostState(
-        held=frozenset({A}), reachable=frozenset({A}), admitted=frozenset({pair}), guarded=frozenset({pair})
+        held=frozenset({A}),
+        reachable=frozenset({A}),
+        admitted=frozenset({pair}),
+        guarded=frozenset({pair}),
+        shut=frozenset({P}),
     )
+
+
+def test_only_a_host_that_may_move_guards_what_it_does_not_have_yet():
+    assert host_state(Binding(A), Binding(Q, (P,)), peer_proven=Q, holds=True).shut == {P, Q}
+    assert not host_state(Binding(A), Binding(Q, (P,)), peer_proven=Q, holds=False).shut
 
 
 def test_mobile_host_carries_the_old_pair_from_the_new_address():

@@ -187,7 +187,11 @@ def test_whole_move():
     announcement = only(sent(actions, AddressChange))
     assert (announcement.sequence, announcement.current, announcement.deprecated) == (3, B, ())
     assert mobile.applied == HostState(
-        held=frozenset({B}), reachable=frozenset({B}), guarded=frozenset({Pair(B, P)}), admitted=frozenset({Pair(B, P)})
+        held=frozenset({B}),
+        reachable=frozenset({B}),
+        guarded=frozenset({Pair(B, P)}),
+        shut=frozenset({P}),
+        admitted=frozenset({Pair(B, P)}),
     )
     # mobile  <--  ACKNOWLEDGMENT accepted
     finished = only(reports(mobile.receive(answer(announcement)), Fact.HANDOVER_FINISHED)).handover

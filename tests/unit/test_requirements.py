@@ -186,6 +186,7 @@ def kernel_says(monkeypatch: pytest.MonkeyPatch, **failing: Finding) -> None:
         return found or [Finding("everything", Severity.OK, "is there")]
 
     monkeypatch.setattr(requirements, "preflight", preflight)
+    monkeypatch.setattr(requirements, "forwards", lambda version: False)
 
 
 NO_ESP = Finding("ESP for IPv4", Severity.FAILURE, "the kernel has no ESP for IPv4", "modprobe esp4")
@@ -239,6 +240,30 @@ def test_one_family_is_enough_and_the_other_is_warned_of(tmp_path: Path, monkeyp
     assert found.unmet == []
     assert found.families == (AF_INET,)
     assert found.findings == [NO_ESP6]
+
+
+@pytest.mark.parametrize(
+    ("peer", "more", "told"),
+    [
+        ("", "", True),
+        ("moves: peer", "", False),
+        ("", "addresses: {guard_new: always}", False),
+        ("", "addresses: {guard_new: never}", False),
+    ],
+)
+def test_a_host_that_forwards_is_told_that_new_addresses_are_guarded_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, peer: str, more: str, told: bool
+) -> None:
+    kernel_says(monkeypatch)
+    monkeypatch.setattr(requirements, "forwards", lambda version: version == 4)
+    settings = config(tmp_path, peer, more)
+    write(settings)
+
+    found = checked(settings, version)
+
+    assert found.unmet == []
+    assert [finding.check for finding in found.findings] == ["addresses.guard_new"] * told
+    assert all("this host forwards IPv4, so" in finding.what for finding in found.findings)
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 from ipaddress import IPv6Network, ip_address
 
-from swanroam.daemon.translation import ANY_TRAFFIC, ProtectedTraffic, kernel_state
+from swanroam.daemon.translation import ANY_TRAFFIC, HostFacts, ProtectedTraffic, kernel_state
 from swanroam.kernel.carrier import Admitted, Carrier
 from swanroam.kernel.ingress import Clear
 from swanroam.kernel.xfrm.constants import IPPROTO_IPIP, Direction
-from swanroam.kernel.xfrm.guards import bypass, carried_inner_in, guard, neighbor_discovery, prefix_guard
+from swanroam.kernel.xfrm.guards import (
+    bypass,
+    carried_inner_in,
+    everywhere,
+    guard,
+    neighbor_discovery,
+    prefix_guard,
+    uncounted,
+)
 from swanroam.kernel.xfrm.lifetimes import Mark
 from swanroam.protocol.host_state import Carried, HostState, Pair
 
@@ -104,3 +112,29 @@ def test_a_pair_that_is_clear_inside_the_carrier_is_known_by_the_mark_of_what_ca
     inner = carried_inner_in(PEER, OLD, Mark(CLEAR_MARK, 0xFFFFFFFF))
     assert state.policies - set(prefix_guard(PREFIX)) == {*outer, inner}
     assert state.cleared == {pair}
+
+
+def test_nothing_unprotected_leaves_to_a_peer_from_an_address_that_is_not_known_yet() -> None:
+    wanted = HostState(shut=frozenset({PEER}))
+    traffic = frozenset({ProtectedTraffic(17, None, 53), ProtectedTraffic(6, 22, None)})
+
+    sealed = kernel_state([(wanted, traffic)], PREFIX, CLEAR_MARK, HostFacts(frozenset({4}), frozenset({OTHER})))
+
+    assert sealed.policies - prefix_guard(PREFIX) == {
+        guard(everywhere(4), PEER, Direction.OUT, protocol=17, destination_port=53),
+        guard(everywhere(4), PEER, Direction.OUT, protocol=6, source_port=22),
+        uncounted(OTHER, PEER),
+    }
+    for facts in (HostFacts(), HostFacts(frozenset({6}), frozenset({OTHER}))):
+        assert kernel_state([(wanted, traffic)], PREFIX, CLEAR_MARK, facts).policies == prefix_guard(PREFIX)
+
+
+def test_neighbors_are_found_from_an_address_that_is_not_known_yet() -> None:
+    peer, ours = (ip_address(text) for text in ("2001:db8::2", "2001:db8::1"))
+
+    state = kernel_state(
+        [(HostState(shut=frozenset({peer})), ANY_TRAFFIC)], PREFIX, CLEAR_MARK, HostFacts(frozenset({6}))
+    )
+
+    assert neighbor_discovery(everywhere(6), peer, Direction.OUT) <= state.policies
+    assert uncounted(ours, peer) not in state.policies

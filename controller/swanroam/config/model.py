@@ -55,6 +55,15 @@ class TransportMethod(Enum):
     """They stay on the old one, over the carrier, until they close."""
 
 
+class GuardNew(Enum):
+    """Whether packets to a peer are guarded that leave from an address which the host has just been given."""
+
+    AUTO = "auto"
+    """In each IP version, unless the host forwards packets of others: theirs would be stopped as well."""
+    ALWAYS = "always"
+    NEVER = "never"
+
+
 class LogFormat(Enum):
     AUTO = "auto"
     """Readable on a terminal, JSON otherwise."""
@@ -102,6 +111,7 @@ class AddressSettings:
     """Interface globs, best first. Empty: the source address that the host's routing picks towards the peer."""
     readd_window: float = 1.0
     """An address that comes back within this time on a link that is up has not gone."""
+    guard_new: GuardNew = GuardNew.AUTO
 
 
 @dataclass(frozen=True, slots=True)

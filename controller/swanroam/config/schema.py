@@ -15,7 +15,7 @@ from swanroam.config.kinds import (
     WordOrDuration,
     WordOrList,
 )
-from swanroam.config.model import FilterMethod, LogFormat, LogLevel, Moves, TransportMethod
+from swanroam.config.model import FilterMethod, GuardNew, LogFormat, LogLevel, Moves, TransportMethod
 from swanroam.config.section import Section
 
 _IDENTITY = Text('an IKE identity such as "mobile.example.org"')
@@ -43,6 +43,7 @@ _ADDRESSES: dict[str, Kind] = {
     "ignore": _PREFIXES,
     "prefer": WordOrList("route", _INTERFACES),
     "readd_window": Duration(0, 60),
+    "guard_new": Choice(GuardNew),
 }
 
 _TIMING: dict[str, Kind] = {

@@ -66,6 +66,7 @@ class AddressFollower:
                 if addresses != self._controller.own_addresses:
                     log.info("addresses_changed", addresses=sorted(map(str, addresses)))
                     self._controller.own_addresses = addresses
+                self._controller.pass_over(host.uncounted)
                 self._wake.set()
 
     async def order(self, request: dict[str, Any]) -> dict[str, Any]:

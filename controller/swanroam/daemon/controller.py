@@ -18,7 +18,14 @@ import structlog
 
 from swanroam.config import Config, FilterMethod, PeerSettings, TransportMethod
 from swanroam.daemon.journal import Journal, JournalError
-from swanroam.daemon.translation import ANY_TRAFFIC, KernelState, ProtectedTraffic, carrier_settings, kernel_state
+from swanroam.daemon.translation import (
+    ANY_TRAFFIC,
+    HostFacts,
+    KernelState,
+    ProtectedTraffic,
+    carrier_settings,
+    kernel_state,
+)
 from swanroam.ike.associations import Mode
 from swanroam.protocol.authorisation import Policy, Surroundings
 from swanroam.protocol.events import (
@@ -78,6 +85,9 @@ class Host(Protocol):
 
     async def apply(self, wanted: KernelState) -> bool:
         """Makes the kernel as wanted; tells whether anything changed. Raises HostError."""
+
+    def sealed(self) -> frozenset[int]:
+        """IP versions in which new addresses of this host are guarded before they are known."""
 
     def forget(self) -> None:
         """Somebody may have changed the kernel: the next `apply` has to look."""
@@ -150,6 +160,8 @@ class Controller:
         instance = secrets.token_bytes(INSTANCE_SIZE)
         self.peers = {peer.identity: Peer(peer, config, instance) for peer in config.peers}
         self.own_addresses: frozenset[IPAddress] = frozenset()
+        self._uncounted: frozenset[IPAddress] = frozenset()
+        """This host's addresses that the configuration passes over."""
         self._queue: asyncio.Queue[tuple[Peer, Event]] = asyncio.Queue()
         self.not_applied = ""
         """Why the kernel is not as it should be; empty when it is."""
@@ -171,6 +183,14 @@ class Controller:
     def submit(self, peer: Peer, event: Event) -> None:
         """Queues an event."""
         self._queue.put_nowait((peer, event))
+
+    def pass_over(self, addresses: frozenset[IPAddress]) -> None:
+        """This host's addresses whose packets are none of our business, as they are now."""
+        outer = frozenset(address for address in addresses if address not in self.config.control.prefix)
+        if outer != self._uncounted:
+            self._uncounted = outer
+            for peer in self.peers.values():
+                self.submit(peer, TimerExpired())
 
     async def quiesced(self) -> bool:
         """Nothing of any handover is left on this host: the controller may go and take everything with it.
@@ -246,6 +266,7 @@ class Controller:
             [(peer.machine.wanted(), peer.protected) for peer in self.peers.values()],
             self.config.control.prefix,
             carrier_settings(self.config).clear_mark,
+            HostFacts(self._host.sealed(), self._uncounted),
         )
         changed = False
         if wanted != self._applied:

@@ -17,7 +17,7 @@ from typing import Self
 
 import structlog
 
-from swanroam.config import Config, PeerSettings
+from swanroam.config import Config, GuardNew, PeerSettings
 from swanroam.daemon.controller import HostError
 from swanroam.daemon.definitions import CachedDefinitions
 from swanroam.daemon.translation import KernelState, carrier_settings
@@ -28,6 +28,7 @@ from swanroam.ike.readback import read_back
 from swanroam.ike.renegotiate import PeerReplacedError, Renegotiate
 from swanroam.ike.vici import ViciClient
 from swanroam.kernel.carrier import Admitted, CarrierPlane
+from swanroam.kernel.forwarding import forwards
 from swanroam.kernel.inner import InnerPlane
 from swanroam.kernel.rtnetlink import RouteSocket, RouteSocketError, family_of
 from swanroam.kernel.xfrm.constants import Action
@@ -197,6 +198,16 @@ class LocalHost:
         others = [index for index, _ in if_nameindex() if index != carrier] if confined else []
         elsewhere = (carried_inner_elsewhere(pair.local, pair.remote, index) for pair in confined for index in others)
         return {*elsewhere, *(policy for policy in wanted.policies if not _is_carried(policy))}
+
+    def sealed(self) -> frozenset[int]:
+        """IP versions in which new addresses of this host are guarded before they are known."""
+        match self._config.addresses.guard_new:
+            case GuardNew.ALWAYS:
+                return frozenset({4, 6})
+            case GuardNew.NEVER:
+                return frozenset()
+            case GuardNew.AUTO:
+                return frozenset(version for version in (4, 6) if not forwards(version))
 
     def forget(self) -> None:
         """The next `apply` compares with what the kernel really has."""

@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from ipaddress import IPv6Address
 from socket import AF_INET, AF_INET6, AddressFamily
 
-from swanroam.config import Config, FilterMethod
+from swanroam.config import Config, FilterMethod, GuardNew
 from swanroam.daemon.translation import carrier_settings
 from swanroam.ike.associations import Mode
 from swanroam.ike.definitions import ConnectionDefinition, DefinitionError, Definitions, read_definitions
 from swanroam.ike.messages import ViciError
 from swanroam.ike.selectors import TrafficSelector
 from swanroam.ike.vici import ViciClient
+from swanroam.kernel.forwarding import forwards
 from swanroam.kernel.preflight import Finding, Severity, preflight
 from swanroam.kernel.xfrm.errors import XfrmError
 from swanroam.kernel.xfrm.migrate import probe_migrate
@@ -74,12 +75,31 @@ async def _check_kernel(config: Config, result: Requirements) -> None:
     else:
         result.unmet += [(Unmet.KERNEL, _text(finding)) for finding in failures]
         return
+    result.findings += _guard_of_new_addresses(config)
     if any(peer.filters is FilterMethod.MIGRATE for peer in config.peers):
         try:
             async with XfrmSocket() as xfrm:
                 await probe_migrate(xfrm)
         except XfrmError as error:
             result.unmet.append((Unmet.KERNEL, f"{error}; or set filters: renegotiate"))
+
+
+def _guard_of_new_addresses(config: Config) -> list[Finding]:
+    """What a host that forwards, a gateway or one with containers, has to decide for itself."""
+    if config.addresses.guard_new is not GuardNew.AUTO or not any(peer.moves.we_may for peer in config.peers):
+        return []
+    forwarding = [f"IPv{version}" for version in (4, 6) if forwards(version)]
+    if not forwarding:
+        return []
+    return [
+        Finding(
+            "addresses.guard_new",
+            Severity.NOTICE,
+            f"this host forwards {' and '.join(forwarding)}, so a new address is guarded only some milliseconds after "
+            "the kernel has it; until then a UDP server without an address of its own may send in clear from it",
+            "set it to always if nothing that this host forwards goes to a peer, or to never if that is known and fine",
+        )
+    ]
 
 
 async def _check_charon(config: Config, result: Requirements) -> None:

@@ -13,10 +13,12 @@ from swanroam.kernel.xfrm.constants import IPPROTO_IPIP, IPPROTO_IPV6, Direction
 from swanroam.kernel.xfrm.guards import (
     bypass,
     carried_inner_in,
+    everywhere,
     guard,
     kept_inbound,
     neighbor_discovery,
     prefix_guard,
+    uncounted,
 )
 from swanroam.kernel.xfrm.lifetimes import Mark
 from swanroam.kernel.xfrm.policy import Policy
@@ -53,13 +55,26 @@ class KernelState:
     """All that any peer has: what is locked between others is of no use any more."""
 
 
+@dataclass(frozen=True, slots=True)
+class HostFacts:
+    """What there is on this host besides the peers' business."""
+
+    sealed: frozenset[int] = frozenset()
+    """IP versions in which nothing unprotected may leave to a peer from an address that is not known yet."""
+    uncounted: frozenset[IPAddress] = frozenset()
+    """This host's addresses that the configuration passes over: what they send is none of ours."""
+
+
 def carrier_settings(config: Config) -> CarrierSettings:
     """The carrier's numbers, as configured."""
     return CarrierSettings(config.carrier.table, config.carrier.rule_priority, config.control.mark)
 
 
 def kernel_state(
-    peers: Collection[tuple[HostState, frozenset[ProtectedTraffic]]], control_prefix: IPv6Network, clear_mark: int
+    peers: Collection[tuple[HostState, frozenset[ProtectedTraffic]]],
+    control_prefix: IPv6Network,
+    clear_mark: int,
+    facts: HostFacts = HostFacts(),
 ) -> KernelState:
     """What the kernel should have, given each peer's wanted state and the traffic that its CHILD_SAs protect.
 
@@ -76,6 +91,9 @@ def kernel_state(
                 # Two hosts on one link must find each other's link address before any IPsec (RFC 4861 §7.2).
                 policies |= neighbor_discovery(pair.local, pair.remote, Direction.OUT)
                 policies |= neighbor_discovery(pair.remote, pair.local, Direction.IN)
+        for remote in state.shut:
+            if remote.version in facts.sealed:
+                policies |= _seal(remote, protected, facts.uncounted)
     for pair in union.bypassed:
         policies |= _bypasses(pair, Direction.IN, Direction.OUT)
     for pair in union.bypassed_in:
@@ -131,6 +149,26 @@ def _guards(pair: Pair, traffic: ProtectedTraffic) -> set[Policy]:
             destination_port=traffic.local_port,
         ),
     }
+
+
+def _seal(remote: IPAddress, protected: frozenset[ProtectedTraffic], passed_over: frozenset[IPAddress]) -> set[Policy]:
+    """What keeps unprotected packets to a peer from leaving by any address of this host that counts, now or later."""
+    anywhere = everywhere(remote.version)
+    policies = {
+        guard(
+            anywhere,
+            remote,
+            Direction.OUT,
+            protocol=traffic.protocol,
+            source_port=traffic.local_port,
+            destination_port=traffic.remote_port,
+        )
+        for traffic in protected
+    }
+    policies |= {uncounted(address, remote) for address in passed_over if address.version == remote.version}
+    if remote.version == 6:
+        policies |= neighbor_discovery(anywhere, remote, Direction.OUT)
+    return policies
 
 
 def _carrier_protocol(pair: Pair) -> int:

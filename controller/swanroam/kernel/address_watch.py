@@ -318,11 +318,12 @@ class AddressWatch:
         except NetlinkError as error:
             raise AddressWatchError(f"the host's addresses could not be read: {error}") from error
         # An address without a link: its link has gone since; a notification about that is on its way.
-        found = (_local_address(message, self._links) for message in messages)
+        found = [local for message in messages if (local := _local_address(message, self._links)) is not None]
         return HostAddresses(
-            frozenset(local for local in found if local is not None and self.selection.counts(local)),
+            frozenset(local for local in found if self.selection.counts(local)),
             frozenset(link for link in self._links.values() if self.selection.counts_interface(link.name)),
             routing,
+            frozenset(local.address for local in found if self.selection.passes_over(local)),
         )
 
     async def _read_links(self) -> None:

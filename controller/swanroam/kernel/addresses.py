@@ -70,6 +70,8 @@ class HostAddresses:
     links: frozenset[LinkState] = frozenset()
     routing: int = 0
     """Grows whenever routes or rules change, so that a snapshot differs when only the preferred source may."""
+    uncounted: frozenset[IPAddress] = frozenset()
+    """Addresses that packets may have as their source and that do not count: of ignored interfaces, for example."""
 
     def find(self, address: IPAddress) -> LocalAddress | None:
         """The best instance of an address; an address may stand on several interfaces."""
@@ -88,8 +90,9 @@ class HostAddresses:
         return link is not None and link.running
 
 
-NEVER_INTERFACES = ("lo", "swanroam*")
-"""Loopback, and the carrier devices, which hold the addresses that are being given up."""
+CARRIER_INTERFACES = ("swanroam*",)
+"""The carrier devices, which hold the addresses that are being given up."""
+NEVER_INTERFACES = ("lo", *CARRIER_INTERFACES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,14 +117,24 @@ class AddressSelection:
         )
 
     def counts_address(self, address: IPAddress) -> bool:
-        if address.is_loopback or address.is_link_local or address.is_multicast or address.is_unspecified:
+        if not _leads_elsewhere(address):
             return False
         return not any(address.version == network.version and address in network for network in self.ignore)
 
     def counts(self, local: LocalAddress) -> bool:
         return self.counts_interface(local.interface) and self.counts_address(local.address)
 
+    def passes_over(self, local: LocalAddress) -> bool:
+        """It does not count, and yet packets to other hosts may have it as their source."""
+        ours = matches(local.interface, CARRIER_INTERFACES)
+        return _leads_elsewhere(local.address) and not ours and not self.counts(local)
+
 
 def matches(name: str, globs: tuple[str, ...]) -> bool:
     """Whether an interface name matches any of the globs."""
     return any(fnmatchcase(name, glob) for glob in globs)
+
+
+def _leads_elsewhere(address: IPAddress) -> bool:
+    """Whether an address is one that packets to hosts in other networks can have."""
+    return not (address.is_loopback or address.is_link_local or address.is_multicast or address.is_unspecified)

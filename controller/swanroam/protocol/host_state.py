@@ -66,6 +66,9 @@ class HostState:
     """Pairs whose IKE and ESP packets may come out of the carrier."""
     guarded: frozenset[Pair] = frozenset()
     """Pairs whose unprotected packets are dropped in both directions."""
+    shut: frozenset[IPAddress] = frozenset()
+    """Addresses of the peer to which nothing unprotected leaves, whatever address of ours it has: a socket without one
+    takes a new address as soon as the routing prefers it, and this controller hears of it a moment later."""
     bypassed: frozenset[Pair] = frozenset()
     """Outer pairs between which IP-in-IP may pass although a policy would demand ESP for it: its content is ESP."""
     bypassed_in: frozenset[Pair] = frozenset()
@@ -82,6 +85,7 @@ class HostState:
             self.carried | other.carried,
             self.admitted | other.admitted,
             self.guarded | other.guarded,
+            self.shut | other.shut,
             self.bypassed | other.bypassed,
             self.bypassed_in | other.bypassed_in,
             self.cleared | other.cleared,
@@ -133,6 +137,7 @@ def host_state(
         carried=frozenset(carried),
         admitted=pairs | associated,
         guarded=pairs | lingering,
+        shut=frozenset(peer.addresses) if holds else frozenset(),
         bypassed=pairs if busy and crossed is not Crossing.DONE else frozenset(),
         bypassed_in=lingering | left,
         cleared=inner if crossed is Crossing.DONE else frozenset(),

@@ -29,6 +29,8 @@ from swanroam.kernel.xfrm.selectors import Selector
 GUARD_PRIORITY: Final = 900_000
 """After charon's: its lowest precedence, two prefixes /0 with neither protocol nor port, has 400 000 at most
 (get_priority in kernel_netlink_ipsec.c; 367 231 for two hosts)."""
+UNCOUNTED_PRIORITY: Final = 890_000
+"""After everything that protects, before the guards."""
 CARRIED_PRIORITY: Final = 800_000
 """After charon's, before the guards."""
 ELSEWHERE_PRIORITY: Final = 790_000
@@ -154,15 +156,25 @@ def kept_inbound(source: Endpoint, destination: Endpoint) -> Policy:
     return Policy(selector, Direction.IN, Action.ALLOW, KEPT_PRIORITY, templates=(template,))
 
 
+def uncounted(source: IPAddress, destination: IPAddress) -> Policy:
+    """Let pass what an address sends that is no business of ours, though a guard for every source is in its way."""
+    return Policy(Selector.between(source, destination, user=OWNER), Direction.OUT, Action.ALLOW, UNCOUNTED_PRIORITY)
+
+
 def prefix_guard(prefix: IPNetwork) -> frozenset[Policy]:
     """Guards for a whole prefix: nothing to or from it is sent, accepted or forwarded without IPsec.
 
     For the prefix of the inner control addresses. A host's packets to its own address in the prefix are stopped too
     where that is IPv6: the kernel exempts `lo` from policies for IPv4 only (net.ipv4.conf.lo.disable_xfrm).
     """
-    everything = IPv4Network("0.0.0.0/0") if prefix.version == 4 else IPv6Network("::/0")
+    anywhere = everywhere(prefix.version)
     return frozenset(
         guard(source, destination, direction)
         for direction in (Direction.IN, Direction.OUT, Direction.FWD)
-        for source, destination in ((everything, prefix), (prefix, everything))
+        for source, destination in ((anywhere, prefix), (prefix, anywhere))
     )
+
+
+def everywhere(version: int) -> IPNetwork:
+    """All addresses of an IP version."""
+    return IPv4Network("0.0.0.0/0") if version == 4 else IPv6Network("::/0")
