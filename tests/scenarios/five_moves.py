@@ -21,9 +21,10 @@ GAP = 0.3
 class FiveMoves:
     """Soft and hard moves by turns, and the connections of the mobile host to one port of the correspondent."""
 
-    def __init__(self, story: Story, port: int) -> None:
+    def __init__(self, story: Story, port: int, *, connections: int = 1) -> None:
+        """`connections`: how many the program opens; they are waited for."""
         self._story = story
-        self._native = Native(story, port)
+        self._native = Native(story, port, least=connections)
 
     def run(self, check: Callable[[], object]) -> None:
         """Move five times. After each `check` is called, and the same connections are at the present addresses."""

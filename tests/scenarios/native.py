@@ -14,6 +14,8 @@ from lab.host import Host
 from lab.waiting import wait_for
 from scenarios.scenario import Story
 
+OPENING = 20.0
+"""Seconds in which a program is to have opened its connections."""
 SETTLING = 60.0
 """Seconds in which sockets are to be there: several attempts, on a slow machine."""
 
@@ -37,11 +39,12 @@ class Native:
     Without a port, those of the other direction and all connected UDP sockets belong to it as well.
     """
 
-    def __init__(self, story: Story, port: int | None = None) -> None:
+    def __init__(self, story: Story, port: int | None = None, *, least: int = 1) -> None:
+        """Raises LabTimeoutError unless `least` of them are there soon."""
         self._mobile, self._correspondent = story.lab.mobile, story.lab.correspondent
         self._port = port
+        wait_for(lambda: len(self._entries()) >= least, OPENING, f"{least} connections are open")
         self._identities = {entry.identity for entry in self._entries()}
-        assert self._identities, "nothing is open"
 
     def __len__(self) -> int:
         return len(self._identities)

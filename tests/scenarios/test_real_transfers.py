@@ -96,7 +96,7 @@ def test_iperf3_both_ways(lab: Lab) -> None:
         peer = str(lab.correspondent.address)
         argv = ["iperf3", "-c", peer, "--bidir", "-t", str(UNDER_WAY), "-b", IPERF_RATE, "--json"]
         client = Session(lab.mobile, argv)
-        moves = FiveMoves(story, iperf3.port)
+        moves = FiveMoves(story, iperf3.port, connections=3)
 
         def check() -> None:
             assert client.running, f"iperf3 has ended before the moves were through: {client.tail()}"
