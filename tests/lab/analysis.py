@@ -20,6 +20,7 @@ Pair = tuple[Collection[IPAddress], Collection[IPAddress]]
 
 IKE_PORT, NAT_T_PORT = 500, 4500
 IKE_VERSION = 0x20  # RFC 7296 §3.1; at this place of the header
+_ESP_AND_IV = 16  # SPI, sequence number, and the IV of AES-GCM
 _NEIGHBOUR_DISCOVERY = range(133, 138)  # RFC 4861
 _PROTOCOLS = {1: "ICMP", 2: "IGMP", 6: "TCP", 17: "UDP", 47: "GRE", 51: "AH", 58: "ICMPv6", 108: "IPComp"}
 _TCP_FLAGS = ((0x02, "SYN"), (0x10, "ACK"), (0x08, "PSH"), (0x01, "FIN"), (0x04, "RST"))
@@ -166,6 +167,27 @@ def observe(frames: Iterable[Frame], pair: Pair, legs: Mapping[int, str]) -> lis
         if packet is not None and is_between(packet, (one, other)):
             leg = "?" if frame.device is None else legs.get(frame.device, f"device {frame.device}")
             found.append(Observation(frame.time, leg, classifier.kind(packet), packet))
+    return found
+
+
+def reused_nonces(observations: Iterable[Observation]) -> list[tuple[Observation, Observation]]:
+    """ESP packets of one SPI that have the sequence number, or the first 8 bytes of the IV, of another content.
+
+    With AES-GCM these 8 bytes and the key's salt are the nonce (RFC 4106 §3.1, §4), and two packets with the same one
+    betray both. The same packet seen again is no other. Content is compared as far as both were captured.
+    """
+    first: dict[tuple[str, int, bytes], Observation] = {}
+    found = []
+    for seen in observations:
+        data = seen.packet.payload
+        if seen.packet.inner.protocol != pcap.ESP or seen.packet.inner.fragment_offset or len(data) < _ESP_AND_IV:
+            continue
+        (spi,) = struct.unpack_from("!I", data)
+        for key in (("sequence", spi, data[4:8]), ("IV", spi, data[8:_ESP_AND_IV])):
+            before = first.setdefault(key, seen)
+            length = min(len(before.packet.payload), len(data))
+            if before.packet.payload[:length] != data[:length]:
+                found.append((before, seen))
     return found
 
 

@@ -122,6 +122,10 @@ class Capture:
         """Packets of all pairs that were in clear; a failing `assert not capture.clear_packets()` lists them."""
         return [seen for seen in self.packets() if seen.kind.clear]
 
+    def reused_nonces(self) -> list[tuple[Observation, Observation]]:
+        """ESP packets with the nonce of another one; a failing `assert not capture.reused_nonces()` lists them."""
+        return analysis.reused_nonces(self.packets())
+
     def counts(self) -> Counter[Kind]:
         """How many packets of each kind passed between all pairs."""
         return analysis.counts(self.packets())

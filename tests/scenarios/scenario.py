@@ -239,6 +239,7 @@ class Story:
             remains.assert_no_process(host)
             remains.assert_same(host, self.before[host.name], self.began_in, "before the controllers came")
         self.assert_nothing_in_clear()
+        assert not self.capture.reused_nonces()
 
     def assert_nothing_in_clear(self) -> None:
         """No packet between two hosts of the lab was in clear, at any point of its path."""

@@ -7,7 +7,7 @@ import pytest
 
 from lab import analysis, pcap
 from lab.addressing import IPAddress
-from lab.analysis import Kind, Observation
+from lab.analysis import Kind, Observation, reused_nonces
 
 MOBILE = "10.1.1.2"
 MOBILE_NEW = "10.2.2.2"
@@ -152,6 +152,23 @@ def test_an_observation_explains_itself() -> None:
 def test_packets_are_counted_by_kind() -> None:
     seen = observed(ipv4(MOBILE, PEER, 50, ESP), ipv4(PEER, MOBILE, 50, ESP), ipv4(MOBILE, PEER, 6, TCP))
     assert analysis.counts(seen) == {Kind.ESP: 2, Kind.CLEAR: 1}
+
+
+def esp(sequence: int, iv: bytes, content: bytes, spi: int = 0xC0FFEE01) -> bytes:
+    return ipv4(MOBILE, PEER, 50, struct.pack("!II", spi, sequence) + iv + content)
+
+
+def test_a_nonce_that_is_used_for_two_contents_is_found() -> None:
+    one, other = (bytes([letter]) * 8 for letter in b"ab")
+    first = esp(7, one, b"content")
+
+    assert not reused_nonces(observed(first, first, esp(8, other, b"different"), esp(7, one, b"different", spi=1)))
+    for second in (esp(7, one, b"different"), esp(7, other, b"content"), esp(8, one, b"content")):
+        ((before, after),) = reused_nonces(observed(first, second))[:1]
+        assert before.packet.payload != after.packet.payload
+        carried = ipv4(MOBILE_NEW, PEER, 4, second)
+        assert reused_nonces(observed(first, carried)), "inside the carrier as well"
+    assert not reused_nonces(observed(first, ipv4(MOBILE_NEW, PEER, 4, first)))
 
 
 def cooked_v2(device: int, kind: int, packet: bytes) -> bytes:
