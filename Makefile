@@ -3,6 +3,7 @@
 # make stories    the lab's long stories: packaged programs through five moves, daemons and movers killed in the middle
 # make programs-full    the lab's file transfers with packaged programs, 500 MB each
 # make connections-full    2,000 connections move together
+# make soak    2,000 moves with faults of every kind, from a seed (SWANROAM_SEED=N repeats one); hours
 # make bench   what a move costs, against MOBIKE and against doing nothing; BENCH_ARGS='--repetitions 1' (half an hour)
 # make fuzz    the unit tests with a hundred times as much generated input
 # make lint | unit | kernel | lab        one part of it; LAB_ARGS='-k soft' goes to pytest
@@ -25,7 +26,7 @@ installed := .venv/.stamp-installed
 
 export PYTHONPATH := $(CURDIR)/tests:$(CURDIR)/controller
 
-.PHONY: test lint unit kernel lab stories fuzz demo bench programs-full connections-full packages totals clean
+.PHONY: test lint unit kernel lab stories fuzz demo bench programs-full connections-full soak packages totals clean
 
 test: lint unit kernel lab totals
 
@@ -73,6 +74,9 @@ programs-full: $(installed) | packages
 
 connections-full: $(installed) | packages
 	SWANROAM_CONNECTIONS=2000 tests/run-lab -m lab --timeout 1200 -s tests/scenarios/test_many_connections.py
+
+soak: $(installed) | packages
+	SWANROAM_MOVES=$${SWANROAM_MOVES:-2000} tests/run-lab --guests 1 -m lab --timeout 36000 -s tests/scenarios/test_soak.py
 
 bench: $(installed) | packages
 	@$(CURDIR)/$(python) -m bench --results $(RESULTS) $(BENCH_ARGS)

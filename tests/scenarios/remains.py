@@ -1,6 +1,8 @@
 """What a host still has after a story that it should not have."""
 
+import os
 import re
+import signal
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
@@ -84,6 +86,15 @@ def processes(host: Host, name: str, parent: int | None = None) -> list[int]:
             if comm == name and parent in (None, int(status.split()[1])):
                 found.append(pid)
     return found
+
+
+def kill_all(host: Host, name: str) -> int:
+    """SIGKILL to a host's processes of a name; how many there were. One may be about to end by itself."""
+    pids = processes(host, name)
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return len(pids)
 
 
 def assert_no_process(host: Host) -> None:

@@ -4,12 +4,9 @@ One connection in use all the time, an idle one, and UDP. After each interruptio
 addresses on both hosts: a daemon that is started again finds them as they are, half moved or not, and completes it.
 """
 
-import os
-import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from itertools import cycle
 
 import pytest
@@ -20,7 +17,7 @@ from lab.topology import Lab
 from lab.waiting import wait_for
 from scenarios.agreement import begin_rekeys
 from scenarios.native import Native
-from scenarios.remains import MOVER, NURSERY, processes
+from scenarios.remains import MOVER, NURSERY, kill_all
 from scenarios.scenario import GRACE, start
 
 pytestmark = [
@@ -72,15 +69,6 @@ def test_a_daemon_is_killed_while_sockets_move(lab: Lab) -> None:
     mix.stop()
     story.note_descriptors()
     story.finish()
-
-
-def kill_all(host: Host, name: str) -> int:
-    """SIGKILL to a host's processes of a name; how many there were. One may be about to end by itself."""
-    pids = processes(host, name)
-    for pid in pids:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    return len(pids)
 
 
 def test_movers_and_nurseries_are_killed_while_sockets_move(lab: Lab) -> None:

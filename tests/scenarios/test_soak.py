@@ -1,0 +1,175 @@
+"""Move after move with faults of every kind among them, from one seed: nothing grows, is lost, or leaves in clear.
+
+SWANROAM_MOVES sets how many; `make soak` makes 2,000. One connection in use all the time, an idle one, and UDP; after
+each move the connections are at the new address on both hosts, whatever has happened meanwhile. Every CHECKPOINT moves,
+with the connections open, both kernels have what they had before anything moved. SWANROAM_SEED replays a run.
+"""
+
+import os
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from lab.addressing import Family
+from lab.capture import UNPROTECTED
+from lab.host import Host
+from lab.topology import Lab
+from scenarios import remains
+from scenarios.agreement import begin_rekeys
+from scenarios.native import Native
+from scenarios.remains import MOVER, NURSERY
+from scenarios.scenario import Story, start
+
+pytestmark = [pytest.mark.lab, pytest.mark.long]
+
+MOVES = int(os.environ.get("SWANROAM_MOVES") or 24)
+CHECKPOINT = 25
+"""Moves between two looks at everything."""
+CONFIG = {"defaults": {"grace": "0.3s"}, "log": {"level": "info"}}
+NETWORKS = ("net-a", "net-b", "net-c")
+GROWTH = 2048
+"""KiB that a controller's resident memory may vary by, over the second half of the moves but for its first fifth: there
+no controller is restarted, and its history is full."""
+
+
+class Soak:
+    """The hosts, and what can happen to them while the mobile host moves."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self.random: Random = lab.random
+        self.fault: dict[str, Callable[[str], None]] = {
+            "none": self.move,
+            "loss": self._with_loss,
+            "deaf for a while": self._blocked("down"),
+            "mute for a while": self._blocked("up"),
+            "and back": self._and_back,
+            "and on": self._and_on,
+            "rekeyed": self._rekeyed,
+            "mover killed": self._mover_killed,
+            "controller killed": self._controller_killed,
+        }
+        """What is done with the name of the network to move to."""
+
+    def elsewhere(self) -> str:
+        return self.random.choice([network for network in NETWORKS if network != self.lab.mobile.network])
+
+    def move(self, network: str) -> None:
+        if self.random.random() < 0.5:
+            self.lab.mobile.move_to(network, soft=True, overlap=self.random.uniform(0.02, 0.4))
+        else:
+            self.lab.mobile.move_to(network, gap=self.random.uniform(0, 0.3))
+
+    def _with_loss(self, network: str) -> None:
+        with self._lossy(network):
+            self.move(network)
+            time.sleep(self.random.uniform(0.5, 2.0))
+
+    @contextmanager
+    def _lossy(self, network: str) -> Iterator[None]:
+        self.lab.router.netem(
+            network, delay_ms=5, jitter_ms=3, loss=self.random.choice([5, 20]), duplicate=5, reorder=10
+        )
+        try:
+            yield
+        finally:
+            self.lab.router.netem(network)
+
+    def _blocked(self, direction: str) -> Callable[[str], None]:
+        def fault(network: str) -> None:
+            with self.lab.router.blocked(network, direction):  # type: ignore[arg-type]  # one of its words
+                self.move(network)
+                time.sleep(self.random.uniform(0.1, 1.0))
+
+        return fault
+
+    def _and_back(self, network: str) -> None:
+        before = self.lab.mobile.network
+        self.move(network)
+        time.sleep(self.random.uniform(0, 0.5))
+        self.move(before)
+
+    def _and_on(self, network: str) -> None:
+        self.move(network)
+        time.sleep(self.random.uniform(0, 0.5))
+        self.move(self.elsewhere())
+
+    def _rekeyed(self, network: str) -> None:
+        self.move(network)
+        time.sleep(self.random.uniform(0, 1.0))
+        begin_rekeys(self._either())
+
+    def _mover_killed(self, network: str) -> None:
+        self.move(network)
+        time.sleep(self.random.uniform(0, 1.5))
+        remains.kill_all(self._either(), self.random.choice([MOVER, NURSERY]))
+
+    def _controller_killed(self, network: str) -> None:
+        self.move(network)
+        time.sleep(self.random.uniform(0, 1.5))
+        host = self._either()
+        host.kill_controller()
+        time.sleep(self.random.uniform(0, 0.5))
+        host.start_controller(CONFIG)
+
+    def _either(self) -> Host:
+        return self.random.choice(self.lab.hosts)
+
+
+def resident(host: Host) -> int:
+    """KiB of the host's controller, its nursery not counted."""
+    status = Path(f"/proc/{host.controller.pid}/status").read_text(encoding="ascii")
+    (size,) = re.findall(r"^VmRSS:\s+(\d+) kB", status, re.MULTILINE)
+    return int(size)
+
+
+def assert_nothing_grew(story: Story) -> None:
+    """With connections open: policies, SAs, routes, rules, devices, filters, descriptors, processes."""
+    story.wait_rest()
+    for host in story.lab.hosts:
+        remains.assert_same(host, story.fresh[host.name], story.began_in, "at rest before anything moved")
+        remains.assert_no_process(host)
+        remains.assert_descriptors(host, story.descriptors[host.name])
+        remains.assert_no_idle_connection(host)
+
+
+@pytest.mark.parametrize("family", [Family.IPV4], ids=["ipv4"])
+def test_many_moves_with_faults(lab: Lab) -> None:
+    story = start(lab, config=CONFIG, grace=CONFIG["defaults"]["grace"], captured=UNPROTECTED)
+    mix = story.traffic(bulk_rate=20_000, udp_rate=20)
+    native = Native(story)
+    soak = Soak(lab)
+    done: Counter[str] = Counter()
+    slowest: dict[str, float] = {}
+    memory: dict[str, list[int]] = {host.name: [] for host in lab.hosts}
+
+    for number in range(1, MOVES + 1):
+        second_half = number > MOVES // 2
+        names = [name for name in soak.fault if not (second_half and name == "controller killed")]
+        name = soak.random.choice(names)
+        began = time.monotonic()
+        soak.fault[name](soak.elsewhere())
+        native.wait()
+        done[name] += 1
+        slowest[name] = max(slowest.get(name, 0.0), time.monotonic() - began)
+        if number % CHECKPOINT == 0 or number == MOVES:
+            mix.wait_passing()
+            assert_nothing_grew(story)
+            for host in lab.hosts:
+                if number > MOVES * 0.6:
+                    memory[host.name].append(resident(host))
+            sizes = ", ".join(f"{host.name} {resident(host)} KiB" for host in lab.hosts)
+            print(f"{time.strftime('%H:%M:%S')} {number} moves; {sizes}", flush=True)
+
+    print("; ".join(f"{name}: {count}, at most {slowest[name]:.1f} s" for name, count in sorted(done.items())))
+    for name, sizes in memory.items():
+        print(f"{name}: resident memory of its controller {min(sizes)} to {max(sizes)} KiB over {len(sizes)} looks")
+        assert max(sizes) - sizes[0] < GROWTH, f"{name}: {sizes}"
+    mix.stop()
+    story.finish()
