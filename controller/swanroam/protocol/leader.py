@@ -42,13 +42,13 @@ from swanroam.protocol.binding import Binding
 from swanroam.protocol.events import Action, Send
 from swanroam.protocol.host_state import Pair
 from swanroam.protocol.messages import (
-    MAX_CONNECTIONS,
     Connection,
     Obstacle,
     TransferReply,
     TransferRequest,
     TransferStage,
 )
+from swanroam.protocol.pace import Pace
 from swanroam.protocol.retransmission import Retransmission
 from swanroam.protocol.transfer import (
     FindSockets,
@@ -67,15 +67,6 @@ from swanroam.protocol.transfer import (
     UnlockSockets,
 )
 
-ROUNDS = (1.0, 30.0)
-"""Seconds between two rounds: first, and at most."""
-AGAIN = 0.2
-"""Seconds after which a transfer that was cut short is begun anew, and up to as much more. Doubled each time that
-nothing has moved, up to what two rounds have between them: nobody is to be stopped again and again for nothing."""
-MOST_DOUBLINGS = 8
-SMALLER = 4
-"""By what the size of a transfer is divided when one was not through within the time limit: on a slow machine many
-sockets take longer than a program may be stopped."""
 PATIENCE = 5.0
 """Seconds in which the peer must have answered a request that holds nobody up."""
 FAREWELLS = 6
@@ -122,20 +113,13 @@ class Leader:
         """Programs of this host are stopped for a transfer that the peer leads: ours has to wait."""
         self._exchange = exchange
         self._token = token
-        self._jitter = jitter
         self._phase = Phase.IDLE
         self._new: Pair | None = None
-        self._due: float | None = 0.0
-        self._delay = ROUNDS[0]
+        self._pace = Pace(jitter)
         self._pairs: deque[Pair] = deque()
         self._batches: deque[Batch] = deque()
         self._batch: Batch | None = None
         self._began = 0.0
-        self._cut_short = False
-        self._in_vain = 0
-        """Times that it was cut short since a socket moved."""
-        self._size = MAX_CONNECTIONS
-        """Connections that a transfer takes: fewer when the last was not through within the time limit."""
 
     @property
     def busy(self) -> bool:
@@ -154,7 +138,7 @@ class Leader:
         self._pairs.clear()
         self._batches.clear()
         self._exchange.stop()
-        self._due = 0.0
+        self._pace.at_once(0.0)
 
     def peer_started(self) -> None:
         """Its controller is a new one, and may have another configuration."""
@@ -172,10 +156,9 @@ class Leader:
         if self._new != new and not self.holding and self._phase is not Phase.ENDING:
             self._restart(new, now)
         pairs = led_pairs(own, peer)
-        if self._phase is Phase.IDLE and pairs and ready and self._due is not None and now >= self._due:
+        if self._phase is Phase.IDLE and pairs and ready and self._pace.is_due(now):
             self._pairs = deque(pairs)
-            self._due = None
-            self._cut_short = False
+            self._pace.begun()
             self.tally.kept = {entry: kept for entry, kept in self.tally.kept.items() if entry[0] in pairs}
             actions = self._next(now)
         elif self._phase is Phase.PREPARING and not ready:
@@ -190,7 +173,7 @@ class Leader:
 
     def deadlines(self) -> list[float]:
         """Times at which `advance` may have something to do."""
-        times = [self._due] if self._phase is Phase.IDLE and self._due is not None else []
+        times = [self._pace.due] if self._phase is Phase.IDLE and self._pace.due is not None else []
         if self._phase in _WAITING and self._exchange.due is not None:
             times.append(self._exchange.due)
         if self._phase in (Phase.PREPARING, Phase.ENDING):
@@ -209,8 +192,9 @@ class Leader:
         }
         self.tally.keep(event.old, event.kept)
         movable = sorted(event.movable)
-        for start in range(0, len(movable), self._size):
-            self._batches.append(Batch(event.old, event.new, tuple(movable[start : start + self._size])))
+        size = self._pace.size
+        for start in range(0, len(movable), size):
+            self._batches.append(Batch(event.old, event.new, tuple(movable[start : start + size])))
         return self._next(now)
 
     def stopped(self, event: SocketsStopped, now: float) -> list[Action]:
@@ -255,8 +239,7 @@ class Leader:
         obstacle = Obstacle.FAILED if isinstance(event, TransferFailed) else Obstacle.SILENT
         batch = self._batch
         self.tally.keep(batch.old, [Kept(key, obstacle, detail) for key in batch.own or batch.keys])
-        self._size = max(1, self._size // SMALLER)
-        self._cut_short = True
+        self._pace.expired()
         return self._cut(now)
 
     def replied(self, message: TransferReply, now: float) -> list[Action]:
@@ -287,11 +270,11 @@ class Leader:
         self.tally.keep(batch.old, obstacles(said, hindered))
         batch.keys = tuple(key for key in batch.keys if key not in hindered)
         if any(obstacle_of(said, key) is Obstacle.BUSY for key in hindered):
-            self._cut_short = True
+            self._pace.cut_short()
         if not batch.keys:
             return self._done(now)
         if self.yielding:
-            self._cut_short = True
+            self._pace.cut_short()
             return self._cut(now)
         self._exchange.stop()
         self._phase = Phase.STOPPING
@@ -302,7 +285,7 @@ class Leader:
         batch.theirs |= {key: said[key].number for key in asked if obstacle_of(said, key) is Obstacle.NONE}
         self.tally.keep(batch.old, obstacles(said, asked - batch.theirs.keys()))
         if any(obstacle_of(said, key) is Obstacle.BUSY for key in asked):
-            self._cut_short = True
+            self._pace.cut_short()
         return self._rebuild(batch)
 
     def _ended(self, batch: Batch, said: dict[Key, Connection]) -> list[Action]:
@@ -320,8 +303,7 @@ class Leader:
     def _count(self, batch: Batch) -> None:
         self.tally.move(batch.old, batch.moved)
         if batch.moved:
-            self._in_vain = 0
-            self._size = min(self._size * 2, MAX_CONNECTIONS)
+            self._pace.moved()
 
     def _request(self, sequence: int, handover: bytes) -> TransferRequest:
         stage = _WAITING[self._phase]
@@ -380,24 +362,15 @@ class Leader:
     def _rest(self, now: float) -> None:
         self._phase = Phase.IDLE
         self._exchange.stop()
-        if self._cut_short:
-            self._due = now + min(AGAIN * 2**self._in_vain, ROUNDS[1]) * (1 + self._jitter())
-            self._cut_short = False
-            self._in_vain = min(self._in_vain + 1, MOST_DOUBLINGS)
-        else:
-            self._in_vain = 0
-            self._due = now + self._delay
-            self._delay = min(self._delay * 2, ROUNDS[1])
+        self._pace.ended(now)
 
     def _restart(self, new: Pair, now: float) -> None:
         if self._new != new:
             self.tally.kept.clear()  # what could not move to another address may be able to move to this one
         self.forget()
         self.tally.moved = 0
-        self._in_vain = 0
         self._new = new
-        self._due = now
-        self._delay = ROUNDS[0]
+        self._pace.begin_anew(now)
         self.rounds = 0
 
     def _enter(self, phase: Phase, now: float) -> None:
