@@ -29,6 +29,8 @@ class Batch:
 
     there: dict[Key, int] = field(default_factory=dict)
     """The peer's numbers of sockets that it had moved before: an earlier attempt was cut short."""
+    expired: bool = False
+    """Our programs ran on before they were let go: the round ends with this transfer."""
 
     @property
     def asked(self) -> set[Key]:

@@ -19,13 +19,14 @@ received, so that the rest can be sent again.
     TRANSFER REQUEST {end} ────────────────────────►  lets its sockets go; those that the leader could not move
                             ◄────────── TRANSFER REPLY {end}                              return to the old pair first
 
-The follower goes first, so this holds always: *a socket of the leader's at the new pair has its peer there.* The hosts
-hold programs for a limited time only; when it is over, a socket stays where it is at that moment. If messages are lost
-the follower's may then be at the new pair and the leader's at the old one, locked against each other: nothing flows and
-nothing is lost. The next attempt finds it so: it begins anew by what the sockets themselves say, and what is at the
-new pair already is only asked for its number. So nothing has to be remembered over a crash of either side. When the
-address has changed once more meanwhile, the follower finds its socket at the pair that was the new one, and takes it on
-from there: the number tells that it is the same connection.
+The follower goes first, so this holds always: *a socket of the leader's at the new pair has its peer there.* The
+hosts hold programs for a limited time only; when it is over, a socket stays where it is at that moment. If messages
+are lost the follower's may then be at the new pair and the leader's at the old one, locked against each other:
+nothing flows and nothing is lost. (A leader that has moved its own still tells the end.) The next attempt finds it
+so: it begins anew by what the sockets themselves say, and what is at the new pair already is only asked for its
+number. So nothing has to be remembered over a crash of either side. When the address has changed once more meanwhile,
+the follower finds its socket at the pair that was the new one, and takes it on from there: the number tells that it
+is the same connection.
 
 A *round* goes over all old pairs, in transfers of at most MAX_CONNECTIONS. Rounds are repeated, at growing intervals,
 as long as there are old pairs: what could not move may be able to later.
@@ -33,7 +34,6 @@ as long as there are old pairs: what could not move may be able to later.
 
 from __future__ import annotations
 
-import enum
 from collections import deque
 from collections.abc import Callable
 
@@ -46,9 +46,9 @@ from swanroam.protocol.messages import (
     Obstacle,
     TransferReply,
     TransferRequest,
-    TransferStage,
 )
 from swanroam.protocol.pace import Pace
+from swanroam.protocol.phase import HOLDING, WAITING, Phase
 from swanroam.protocol.retransmission import Retransmission
 from swanroam.protocol.transfer import (
     FindSockets,
@@ -74,30 +74,6 @@ FAREWELLS = 6
 
 _FOR_GOOD = frozenset({Obstacle.NOTHING_TO_DO, Obstacle.CONFIGURED, Obstacle.KIND, Obstacle.BOUND})
 """What time does not change. (Another address may.)"""
-
-
-class Phase(enum.Enum):
-    """Where the leader is."""
-
-    IDLE = enum.auto()  # between two rounds
-    FINDING = enum.auto()  # looking for sockets
-    PREPARING = enum.auto()  # the follower looks at its own
-    STOPPING = enum.auto()  # our programs are being stopped
-    MOVING = enum.auto()  # stopped; the follower moves its sockets
-    REBUILDING = enum.auto()  # we move ours
-    LETTING_GO = enum.auto()  # our programs run on
-    ENDING = enum.auto()  # the follower lets its programs go
-    FINISHING = enum.auto()  # the follower is told that this was all
-
-
-_WAITING = {
-    Phase.PREPARING: TransferStage.PREPARE,
-    Phase.MOVING: TransferStage.MOVE,
-    Phase.ENDING: TransferStage.END,
-    Phase.FINISHING: TransferStage.FINISH,
-}
-"""Phases in which a request is outstanding."""
-_HOLDING = (Phase.STOPPING, Phase.MOVING, Phase.REBUILDING, Phase.LETTING_GO)
 
 
 class Leader:
@@ -129,7 +105,7 @@ class Leader:
     @property
     def holding(self) -> bool:
         """Programs of this host are stopped."""
-        return self._phase in _HOLDING
+        return self._phase in HOLDING
 
     def forget(self) -> None:
         """The peer is gone. What is stopped is let go by the host's own limit."""
@@ -166,7 +142,7 @@ class Leader:
             actions = []
         else:
             actions = self._impatient(now)
-        if self._phase in _WAITING and self._exchange.is_due(now):
+        if self._phase in WAITING and self._exchange.is_due(now):
             self._exchange.sent(now)
             actions.append(Send(self._request(sequence, handover)))
         return actions
@@ -174,7 +150,7 @@ class Leader:
     def deadlines(self) -> list[float]:
         """Times at which `advance` may have something to do."""
         times = [self._pace.due] if self._phase is Phase.IDLE and self._pace.due is not None else []
-        if self._phase in _WAITING and self._exchange.due is not None:
+        if self._phase in WAITING and self._exchange.due is not None:
             times.append(self._exchange.due)
         if self._phase in (Phase.PREPARING, Phase.ENDING):
             times.append(self._began + PATIENCE)
@@ -238,12 +214,14 @@ class Leader:
         detail = event.reason if isinstance(event, TransferFailed) else "the peer did not answer in time"
         obstacle = Obstacle.FAILED if isinstance(event, TransferFailed) else Obstacle.SILENT
         batch = self._batch
-        self.tally.keep(batch.old, [Kept(key, obstacle, detail) for key in batch.own or batch.keys])
         self._pace.expired()
+        if self._phase is Phase.LETTING_GO and (batch.asked or batch.theirs):
+            return self._let_go_late(batch, now)
+        self.tally.keep(batch.old, [Kept(key, obstacle, detail) for key in batch.own or batch.keys])
         return self._cut(now)
 
     def replied(self, message: TransferReply, now: float) -> list[Action]:
-        if self._phase not in _WAITING or message.stage is not _WAITING[self._phase]:
+        if self._phase not in WAITING or message.stage is not WAITING[self._phase]:
             return []
         if self._phase is Phase.FINISHING:
             self._rest(now)
@@ -258,7 +236,8 @@ class Leader:
             case Phase.MOVING:
                 return self._followed(batch, said, now)
             case _:
-                return self._ended(batch, said) + self._done(now)
+                actions = self._ended(batch, said)
+                return actions + (self._cut(now) if batch.expired else self._done(now))
 
     # --- inside -----------------------------------------------------------------------------------------------
 
@@ -288,6 +267,13 @@ class Leader:
             self._pace.cut_short()
         return self._rebuild(batch)
 
+    def _let_go_late(self, batch: Batch, now: float) -> list[Action]:
+        """Nobody let go our programs in time, but where our sockets are is known: the follower need not wait."""
+        batch.expired = True
+        self._enter(Phase.ENDING, now)
+        settled = tuple(sorted(batch.moved))
+        return [UnlockSockets(batch.old, batch.new, settled)] if settled else []
+
     def _ended(self, batch: Batch, said: dict[Key, Connection]) -> list[Action]:
         """What has come back is in no doubt any more; what the peer could not take back will be tried again."""
         back = {key for key in batch.returning if obstacle_of(said, key) is Obstacle.NONE}
@@ -306,7 +292,7 @@ class Leader:
             self._pace.moved()
 
     def _request(self, sequence: int, handover: bytes) -> TransferRequest:
-        stage = _WAITING[self._phase]
+        stage = WAITING[self._phase]
         if self._batch is not None:
             return self._batch.request(stage, sequence, handover)
         assert self._new is not None
@@ -320,8 +306,8 @@ class Leader:
             return []
         batch = self._batch
         assert batch is not None
-        if self._phase is Phase.PREPARING:
-            self.tally.keep(batch.old, [Kept(key, Obstacle.SILENT, "the peer does not answer") for key in batch.keys])
+        silent = batch.keys if self._phase is Phase.PREPARING else batch.returning  # for these it is not over yet
+        self.tally.keep(batch.old, [Kept(key, Obstacle.SILENT, "the peer does not answer") for key in silent])
         return self._cut(now)
 
     def _next(self, now: float) -> list[Action]:
