@@ -7,7 +7,7 @@ import pytest
 from swanroam.protocol.binding import Binding
 from swanroam.protocol.host_state import Pair
 from swanroam.protocol.messages import MAX_CONNECTIONS, Obstacle, Transport
-from swanroam.protocol.transfer import FindSockets, LetGo, RebuildSockets, StopSockets
+from swanroam.protocol.transfer import FindSockets, LetGo, MoveSockets, RebuildSockets, StopSockets
 from unit.driver import A, B, C, D
 from unit.transfer_world import HANDOVER, HOLD, World, key_of_other
 from unit.walks import seeds
@@ -217,6 +217,24 @@ def test_a_round_trip_longer_than_the_limit_moves_in_two_attempts(delay: float) 
     world.run(30)
     assert max(world.leader.sockets[key].longest_stop for key in keys) <= HOLD + 0.001
     assert [world.place(key) for key in keys] == [BOTH_NEW] * 2
+
+
+def test_what_the_follower_refuses_for_certain_is_unlocked_at_once() -> None:
+    world = World(15)
+    refused, moves = world.connect(2)
+    world.follower.sockets[key_of_other(refused)].obstacle = Obstacle.BOUND
+    world.run(3)
+    assert (world.place(refused), world.place(moves)) == (BOTH_OLD, BOTH_NEW)
+    assert not world.leader.sockets[refused].locked
+
+
+def test_what_may_have_moved_at_the_follower_stays_locked() -> None:
+    world = World(15)
+    (key,) = world.connect(1)
+    world.follower.failing = frozenset({MoveSockets})
+    world.run(0.6)
+    assert world.leader.orders[RebuildSockets]
+    assert world.leader.sockets[key].locked
 
 
 @pytest.mark.parametrize("bound", [False, True])

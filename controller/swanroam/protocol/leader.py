@@ -74,6 +74,8 @@ FAREWELLS = 6
 
 _FOR_GOOD = frozenset({Obstacle.NOTHING_TO_DO, Obstacle.CONFIGURED, Obstacle.KIND, Obstacle.BOUND})
 """What time does not change. (Another address may.)"""
+_DEFINITE = frozenset({Obstacle.OWNER, Obstacle.KIND, Obstacle.BOUND})
+"""With these a follower has left a socket where it was. With others, as FAILED or BUSY, it may have moved it."""
 
 
 class Leader:
@@ -262,6 +264,7 @@ class Leader:
     def _followed(self, batch: Batch, said: dict[Key, Connection], now: float) -> list[Action]:
         asked = batch.asked
         batch.theirs |= {key: said[key].number for key in asked if obstacle_of(said, key) is Obstacle.NONE}
+        batch.refused = {key for key in asked if obstacle_of(said, key) in _DEFINITE}
         self.tally.keep(batch.old, obstacles(said, asked - batch.theirs.keys()))
         if any(obstacle_of(said, key) is Obstacle.BUSY for key in asked):
             self._pace.cut_short()
@@ -271,7 +274,7 @@ class Leader:
         """Nobody let go our programs in time, but where our sockets are is known: the follower need not wait."""
         batch.expired = True
         self._enter(Phase.ENDING, now)
-        settled = tuple(sorted(batch.moved))
+        settled = tuple(sorted(batch.moved | batch.refused))
         return [UnlockSockets(batch.old, batch.new, settled)] if settled else []
 
     def _ended(self, batch: Batch, said: dict[Key, Connection]) -> list[Action]:
