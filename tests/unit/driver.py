@@ -41,8 +41,8 @@ from swanroam.protocol.messages import (
     TransferStage,
     Verdict,
 )
-from swanroam.protocol.mobile import MobileSettings
-from swanroam.protocol.peer import PeerMachine, PeerSettings
+from swanroam.protocol.peer import PeerMachine
+from swanroam.protocol.settings import MobileSettings, PeerSettings
 from swanroam.protocol.transfer import DatagramSocketsMoved, FindSockets, MoveDatagramSockets, SocketsFound
 
 A, B, C, D = (ip_address(f"192.0.2.{number}") for number in (1, 2, 3, 4))

@@ -44,6 +44,7 @@ from swanroam.protocol.transfer import (
     SocketsFound,
     TransferOrder,
 )
+from unit import skipping_loop
 
 ITS = "peer.example.org"
 A, B, P, Q = (ip_address(text) for text in ("192.0.2.1", "192.0.2.2", "198.51.100.1", "198.51.100.2"))
@@ -203,7 +204,7 @@ def on_stage(
     host: FakeHost | None = None,
     timing: str = "first_retransmit: 20ms",
 ) -> None:
-    """Run the controller beside the story; what ends it is raised."""
+    """Run the controller beside the story, on a clock that skips all waiting; what ends it is raised."""
 
     async def run() -> None:
         stage = Stage(configuration(directory, peer, timing), host or FakeHost())
@@ -216,7 +217,7 @@ def on_stage(
         for task in done:
             task.result()
 
-    asyncio.run(run())
+    skipping_loop.run(run())
 
 
 async def _as_coroutine(work: Awaitable[None]) -> None:

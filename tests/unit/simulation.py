@@ -44,8 +44,8 @@ from swanroam.protocol.events import (
 )
 from swanroam.protocol.host_state import HostState, Pair
 from swanroam.protocol.messages import IPAddress, Method
-from swanroam.protocol.mobile import MobileSettings
-from swanroam.protocol.peer import PeerMachine, PeerSettings
+from swanroam.protocol.peer import PeerMachine
+from swanroam.protocol.settings import MobileSettings, PeerSettings
 
 SENDS_PER_SECOND = 40
 """More datagrams in any second than this is a loop, not a retransmission."""

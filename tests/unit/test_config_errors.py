@@ -338,7 +338,7 @@ def test_one_wrong_line_of_a_peer_gives_one_problem(added: str, expected: str) -
             "f:2:1: a second document begins here; keep everything in one, without '---' in between",
         ),
         ("a: \x07\n", "f:1:4: control character U+0007; this is not a text file"),
-        ("[" * 20000, "f: is nested too deeply; the deepest setting has four levels"),
+        ("[" * 1000, "f: is nested too deeply; the deepest setting has four levels"),
         ("x" * 1_000_001, "f: has 1000001 characters, more than 1000000; is this the right file?"),
         (
             "- identity: a\n",

@@ -5,56 +5,28 @@ from ipaddress import ip_address
 
 import pytest
 
-from swanroam.ike.associations import ChildSa, ChildState, Endpoint, IkeSa, IkeState, Mark, Mode
+from swanroam.ike.associations import ChildSa, ChildState, Endpoint, IkeSa, Mark, Mode
 from swanroam.ike.definitions import ChildDefinition
 from swanroam.ike.expectations import Direction, ExpectedState, expected_states, shortcomings
 from swanroam.ike.selectors import TrafficSelector
+from unit import child_sas
+from unit.child_sas import A as OLD
+from unit.child_sas import P as PEER
+from unit.child_sas import selectors
 
-OLD, NEW, PEER = map(ip_address, ("10.1.1.2", "10.2.2.2", "10.3.3.2"))
+NEW = ip_address("10.2.2.2")
 DYNAMIC = (TrafficSelector(None, None),)
-
-
-def selectors(*texts: str) -> tuple[TrafficSelector, ...]:
-    return tuple(map(TrafficSelector.parse, texts))
-
-
-DATA = ChildSa(
-    name="data",
-    unique_id=3,
-    reqid=3,
-    state=ChildState.INSTALLED,
-    mode=Mode.TRANSPORT,
-    protocol="ESP",
-    spi_in=0xC1,
-    spi_out=0xC2,
-    local_ts=selectors("10.2.2.2/32[tcp]"),
-    remote_ts=selectors("10.3.3.2/32"),
-)
-CONTROL = ChildSa(
-    name="swanroam",
-    unique_id=4,
-    reqid=2,
-    state=ChildState.INSTALLED,
-    mode=Mode.TUNNEL,
-    protocol="ESP",
-    spi_in=0xC3,
-    spi_out=0xC4,
-    mark_out=Mark(0x10),
-    local_ts=selectors("fd53::1/128"),
-    remote_ts=selectors("fd53::2/128"),
-)
+DATA = replace(child_sas.DATA, local_ts=selectors("10.2.2.2/32[tcp]"))
+CONTROL = replace(child_sas.CONTROL, mark_out=Mark(0x10))
 DEFINITIONS = {
     "data": ChildDefinition("data", Mode.TRANSPORT, DYNAMIC, DYNAMIC),
     "swanroam": ChildDefinition("swanroam", Mode.TUNNEL, selectors("fd53::1/128"), selectors("fd53::2/128")),
 }
-NEW_SA = IkeSa(
+NEW_SA = replace(
+    child_sas.IKE,
     name="home~10.2.2.2~10.3.3.2",
     unique_id=2,
-    state=IkeState.ESTABLISHED,
-    version=2,
     local=Endpoint(NEW, 4500, "mobile"),
-    remote=Endpoint(PEER, 4500, "peer"),
-    initiator=True,
     children=(DATA, CONTROL),
 )
 OLD_SA = replace(
@@ -106,7 +78,7 @@ def test_kernel_must_hold_both_directions_of_usable_children() -> None:
         spi=0xC2,
         source=NEW,
         destination=PEER,
-        reqid=3,
+        reqid=1,
         mode=Mode.TRANSPORT,
         protocol="ESP",
         source_ts=DATA.local_ts,

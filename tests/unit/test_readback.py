@@ -10,58 +10,17 @@ from ipaddress import ip_address
 import pytest
 
 from swanroam.ike import readback
-from swanroam.ike.associations import ChildSa, ChildState, Endpoint, IkeSa, IkeState, Mode
+from swanroam.ike.associations import Endpoint, IkeSa
 from swanroam.ike.readback import contradictions, read_back
-from swanroam.ike.selectors import TrafficSelector
 from swanroam.kernel.xfrm.association import Encapsulation, SecurityAssociation
 from swanroam.kernel.xfrm.constants import Direction
 from swanroam.kernel.xfrm.constants import Mode as KernelMode
 from swanroam.kernel.xfrm.policy import Policy, Template
 from swanroam.kernel.xfrm.selectors import Selector
 from swanroam.kernel.xfrm.socket import XfrmSocket
+from unit.child_sas import CONTROL, DATA, IKE, PEER, A, P, selectors
 
-A, P, INNER_A, INNER_P = map(ip_address, ("10.1.1.2", "10.3.3.2", "fd53::1", "fd53::2"))
-PEER = "peer.example.org"
-
-
-def selectors(*texts: str) -> tuple[TrafficSelector, ...]:
-    return tuple(map(TrafficSelector.parse, texts))
-
-
-DATA = ChildSa(
-    name="data",
-    unique_id=3,
-    reqid=1,
-    state=ChildState.INSTALLED,
-    mode=Mode.TRANSPORT,
-    protocol="ESP",
-    spi_in=0xC1,
-    spi_out=0xC2,
-    local_ts=selectors("10.1.1.2/32"),
-    remote_ts=selectors("10.3.3.2/32"),
-)
-CONTROL = ChildSa(
-    name="swanroam",
-    unique_id=4,
-    reqid=2,
-    state=ChildState.INSTALLED,
-    mode=Mode.TUNNEL,
-    protocol="ESP",
-    spi_in=0xC3,
-    spi_out=0xC4,
-    local_ts=selectors("fd53::1/128"),
-    remote_ts=selectors("fd53::2/128"),
-)
-IKE = IkeSa(
-    name="server",
-    unique_id=7,
-    state=IkeState.ESTABLISHED,
-    version=2,
-    local=Endpoint(A, 500, "mobile.example.org"),
-    remote=Endpoint(P, 500, PEER),
-    initiator=True,
-    children=(DATA, CONTROL),
-)
+INNER_A, INNER_P = map(ip_address, ("fd53::1", "fd53::2"))
 STATES = [
     SecurityAssociation(Selector.between(P, A), P, A, 0xC1, reqid=1),
     SecurityAssociation(Selector.between(A, P), A, P, 0xC2, reqid=1),

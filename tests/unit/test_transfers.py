@@ -7,7 +7,7 @@ import pytest
 from swanroam.protocol.binding import Binding
 from swanroam.protocol.host_state import Pair
 from swanroam.protocol.messages import MAX_CONNECTIONS, Obstacle, Transport
-from swanroam.protocol.transfer import StopSockets
+from swanroam.protocol.transfer import FindSockets, LetGo, MoveSockets, RebuildSockets, StopSockets
 from unit.driver import A, B, C, D
 from unit.transfer_world import HANDOVER, HOLD, World, key_of_other
 from unit.walks import seeds
@@ -183,6 +183,21 @@ def test_a_follower_that_cannot_go_back_stays_locked_until_it_can() -> None:
     assert world.together(key)
 
 
+def test_a_return_that_the_follower_has_not_confirmed_is_asked_for_again() -> None:
+    """Although the leader's socket cannot move for good, and would not be looked at any more."""
+    world = World(17)
+    (key,) = world.connect(1)
+    world.leader.sockets[key].obstacle = Obstacle.BOUND
+    while not world.leader.orders[RebuildSockets]:
+        world.run(0.001)
+    world.loss = 1.0
+    world.run(10)
+    assert not world.together(key)
+    world.loss = 0.0
+    world.run(60)
+    assert world.place(key) == BOTH_OLD
+
+
 def test_what_always_fails_is_tried_ever_more_seldom() -> None:
     world = World(11)
     (key,) = world.connect(1)
@@ -202,6 +217,47 @@ def test_a_round_trip_longer_than_the_limit_moves_in_two_attempts(delay: float) 
     world.run(30)
     assert max(world.leader.sockets[key].longest_stop for key in keys) <= HOLD + 0.001
     assert [world.place(key) for key in keys] == [BOTH_NEW] * 2
+
+
+def test_what_the_follower_refuses_for_certain_is_unlocked_at_once() -> None:
+    world = World(15)
+    refused, moves = world.connect(2)
+    world.follower.sockets[key_of_other(refused)].obstacle = Obstacle.BOUND
+    world.run(3)
+    assert (world.place(refused), world.place(moves)) == (BOTH_OLD, BOTH_NEW)
+    assert not world.leader.sockets[refused].locked
+
+
+def test_what_may_have_moved_at_the_follower_stays_locked() -> None:
+    world = World(15)
+    (key,) = world.connect(1)
+    world.follower.failing = frozenset({MoveSockets})
+    world.run(0.6)
+    assert world.leader.orders[RebuildSockets]
+    assert world.leader.sockets[key].locked
+
+
+@pytest.mark.parametrize("bound", [False, True])
+def test_a_follower_need_not_wait_when_nobody_has_let_go_the_leaders_programs(*, bound: bool) -> None:
+    """The leader's sockets are where they are, and the follower is told."""
+    world = World(16)
+    stays, moves = world.connect(2)
+    if bound:
+        world.leader.sockets[stays].obstacle = Obstacle.BOUND
+    world.leader.failing = frozenset({LetGo})
+    while not world.leader.orders[LetGo]:
+        world.run(0.01)
+    world.leader.failing = frozenset()
+    rounds = world.leader.orders[FindSockets]
+    while world.follower.transfers.busy:
+        world.run(0.01)
+    assert max(socket.longest_stop for socket in world.follower.sockets.values()) < HOLD / 2
+    assert (world.place(stays), world.place(moves)) == (BOTH_OLD if bound else BOTH_NEW, BOTH_NEW)
+    assert not world.leader.sockets[moves].locked
+    assert not world.leader.transfers.led_through()
+    world.run(2)
+    assert world.leader.orders[FindSockets] > rounds
+    assert world.leader.transfers.led_through()
 
 
 @pytest.mark.parametrize("seed", range(4))

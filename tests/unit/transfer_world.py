@@ -287,6 +287,8 @@ class World:
         self.now = 0.0
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
+        self._connections: list[tuple[Key, Socket, Socket]] = []
+        """Of TCP, both ends."""
         mobile, correspondent = Binding(B, (A,)), Binding(P)
         self.leader = End(self, "leader", mobile, correspondent)
         self.follower = End(self, "follower", correspondent, mobile)
@@ -298,8 +300,10 @@ class World:
         for _ in range(count):
             key = Key(transport, 40000 + len(self.leader.sockets), 80)
             number = self.random.randrange(2**32)
-            self.leader.sockets[key] = Socket(Pair(A, P), number)
-            self.follower.sockets[key_of_other(key)] = Socket(Pair(P, A), number ^ 1)
+            ours = self.leader.sockets[key] = Socket(Pair(A, P), number)
+            theirs = self.follower.sockets[key_of_other(key)] = Socket(Pair(P, A), number ^ 1)
+            if transport is Transport.TCP:
+                self._connections.append((key, ours, theirs))
             keys.append(key)
         return keys
 
@@ -337,17 +341,21 @@ class World:
 
     def together(self, key: Key) -> bool:
         """Whether both ends are at one pair."""
-        return self.leader.sockets[key].pair == mirrored(self.follower.sockets[key_of_other(key)].pair)
+        return at_one_pair(self.leader.sockets[key], self.follower.sockets[key_of_other(key)])
 
     def check(self) -> None:
         """What holds at every moment."""
-        for key, ours in self.leader.sockets.items():
-            theirs = self.follower.sockets[key_of_other(key)]
-            if key.transport is Transport.UDP or self.together(key):
+        for key, ours, theirs in self._connections:
+            if at_one_pair(ours, theirs):
                 continue
             assert self.place(key) != (True, False), f"{key}: the leader's socket is alone at the new pair"
             for one, other in ((ours, theirs), (theirs, ours)):
                 assert mirrored(one.pair) in other.locked, f"{key}: what comes for {one.pair} would get a reset"
+
+
+def at_one_pair(one: Socket, other: Socket) -> bool:
+    """Asked at every event for every connection, so without making a mirrored pair."""
+    return one.pair.local == other.pair.remote and one.pair.remote == other.pair.local
 
 
 def mirrored(pair: Pair) -> Pair:

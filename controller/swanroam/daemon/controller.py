@@ -46,9 +46,9 @@ from swanroam.protocol.events import (
 from swanroam.protocol.handover import Handover, Step
 from swanroam.protocol.host_state import Pair
 from swanroam.protocol.messages import INSTANCE_SIZE, IPAddress, Message, Method
-from swanroam.protocol.mobile import MobileSettings
 from swanroam.protocol.peer import PeerMachine
-from swanroam.protocol.peer import PeerSettings as MachineSettings
+from swanroam.protocol.settings import MobileSettings
+from swanroam.protocol.settings import PeerSettings as MachineSettings
 from swanroam.protocol.transfer import TransferOrder
 
 log = structlog.get_logger("swanroam")

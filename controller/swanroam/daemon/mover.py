@@ -100,16 +100,15 @@ class Mover:
     async def ask(self, order: Inspect | Stop | Rebuild | Go | End, kind: type[_A]) -> _A:
         """Gives an order and waits for its answer. Raises MoverError."""
         assert _ANSWERS[type(order)] is kind
-        await self._connect()
-        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         key = (order.transfer, kind)
         if key in self._waiting:
             raise MoverError(f"transfer {order.transfer} waits for an answer already")
+        await self._give(order)  # before it counts as waiting: a mover that ends meanwhile never had it
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting[key] = future
         if isinstance(order, Stop):
             self._held.add(order.transfer)
         try:
-            self._send(order)
             async with asyncio.timeout(ANSWER_TIMEOUT):
                 answer = await future
         except TimeoutError as error:
@@ -126,8 +125,7 @@ class Mover:
 
     async def tell(self, order: Unlock) -> None:
         """Gives an order that has no answer. Raises MoverError."""
-        await self._connect()
-        self._send(order)
+        await self._give(order)
 
     async def close(self) -> None:
         """Ends mover and nursery, with everything let go."""
@@ -147,9 +145,20 @@ class Mover:
                 async with asyncio.timeout(5.0):
                     await self._process.wait()
 
+    async def _give(self, order: Order) -> None:
+        """To a new mover when the last is just ending: nobody is told of an order without answer. Raises MoverError."""
+        await self._connect()
+        try:
+            self._send(order)
+        except MoverError:
+            await self._connect()
+            self._send(order)
+
     async def _connect(self) -> None:
         """A mover, if there is none. Raises MoverError."""
         async with self._starting:
+            if self._writer is not None and self._writer.is_closing() and self._reading is not None:
+                await asyncio.wait([self._reading])  # it tells everybody who waits for that mover
             if self._writer is not None:
                 return
             if self._nursery is None:
@@ -169,15 +178,19 @@ class Mover:
             self._reading = asyncio.get_running_loop().create_task(self._read(reader, self._writer))
 
     def _send(self, order: Order) -> None:
+        """Raises MoverError when it is known at once that nobody will read it."""
+        if self._writer is not None and not self._writer.is_closing():
+            self._writer.write(encode(order))
         if self._writer is None or self._writer.is_closing():
             raise MoverError("the mover has ended")
-        self._writer.write(encode(order))
 
     async def _read(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while line := await reader.readline():
                 self._received(decode(line))
-        except (ConnectionError, ValueError, OrderError) as error:
+        except ConnectionError:
+            pass  # it has ended, and that matters only to those who wait
+        except (ValueError, OrderError) as error:
             log.warning("mover_not_understood", error=str(error))
         finally:
             writer.close()

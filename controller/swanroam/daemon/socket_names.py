@@ -6,8 +6,7 @@ from collections.abc import Mapping
 
 import structlog
 
-from swanroam.kernel.sockets import SocketInUse, SocketProtocol, sockets_on
-from swanroam.protocol.host_state import Pair
+from swanroam.kernel.sockets import SocketInUse, SocketProtocol
 from swanroam.protocol.messages import Obstacle, Transport
 from swanroam.protocol.transfer import Kept, Key
 from swanroam.transport.orders import Reason, Refusal
@@ -38,12 +37,6 @@ OBSTACLES = {
 }
 _PROTOCOLS = {SocketProtocol.TCP: Transport.TCP, SocketProtocol.UDP: Transport.UDP}
 TRANSPORTS = {transport: protocol for protocol, transport in _PROTOCOLS.items()}
-
-
-async def connected(pair: Pair) -> tuple[SocketInUse, ...]:
-    """Connected sockets that a program has or had. Raises SocketDiagError."""
-    found = await sockets_on(pair.local, pair.remote)
-    return tuple(entry for entry in found if entry.connected and not entry.lingering and not entry.listening)
 
 
 def key_of(entry: SocketInUse) -> Key:

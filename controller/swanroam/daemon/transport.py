@@ -13,7 +13,8 @@ import structlog
 
 from swanroam.config import PeerSettings, SocketSettings
 from swanroam.daemon.mover import Mover, MoverError
-from swanroam.daemon.socket_names import TRANSPORTS, connected, kept_of, key_of
+from swanroam.daemon.socket_names import TRANSPORTS, kept_of, key_of
+from swanroam.daemon.socket_places import connected, homes_of, sockets_using
 from swanroam.kernel.sockets import (
     CannotDestroy,
     SocketDiagError,
@@ -21,7 +22,6 @@ from swanroam.kernel.sockets import (
     SocketInUse,
     SocketProtocol,
     destroy,
-    sockets_on,
 )
 from swanroam.protocol.events import EndSockets, ReadUsage, UsageRead
 from swanroam.protocol.host_state import Pair
@@ -107,6 +107,17 @@ class Candidate:
         return key_of(self.socket)
 
 
+@dataclass(frozen=True, slots=True)
+class _Inspection:
+    """What the mover found out about sockets without touching them."""
+
+    places: Mapping[Key, Place]
+    owners: Mapping[Key, tuple[str, ...]]
+    kept: Mapping[Key, Kept]
+    movable: tuple[Key, ...]
+    """Nothing is known against these."""
+
+
 class LocalSockets:
     """`expired` is called with a peer's identity and what the time limit has ended.
 
@@ -140,7 +151,7 @@ class LocalSockets:
     async def usage(self, action: ReadUsage, others: Collection[IPAddress], *, own: bool) -> UsageRead:
         """Counts the sockets between an address (ours if `own`, else the peer's) and the others."""
         try:
-            return UsageRead(action.address, len(await _using(action.address, others, own=own)))
+            return UsageRead(action.address, len(await sockets_using(action.address, others, own=own)))
         except SocketDiagError as error:
             log.warning("sockets_not_read", error=str(error))
             return UsageRead(action.address, 1)  # what can't be ruled out is taken for granted
@@ -148,7 +159,7 @@ class LocalSockets:
     async def end(self, action: EndSockets, others: Collection[IPAddress]) -> None:
         """Ends the sockets between an address of ours and the others, with a reset."""
         try:
-            using = await _using(action.address, others, own=True)
+            using = await sockets_using(action.address, others, own=True)
             for entry in using:
                 try:
                     await destroy(entry)
@@ -213,42 +224,33 @@ class LocalSockets:
         Raises MoverError, SocketDiagError.
         """
         sockets = await connected(old)
-        found: list[Candidate] = []
-        for start in range(0, len(sockets), AT_ONCE):
-            part = sockets[start : start + AT_ONCE]
-            keys = tuple(map(key_of, part))
-            order = Inspect(self._mover.number(), self._entries(old, new, keys), self._exclusions)
-            answer = await self._mover.ask(order, Inspected)
-            kept = {entry.key: entry for entry in kept_of(keys, answer.refusals)}
-            found += [
-                Candidate(socket, answer.owners.get(index, ()), kept.get(keys[index]))
-                for index, socket in enumerate(part)
-            ]
-        return tuple(found)
+        looked = await self._inspect({key_of(socket): old for socket in sockets}, new)
+        return tuple(
+            Candidate(socket, looked.owners.get(key, ()), looked.kept.get(key))
+            for socket in sockets
+            for key in [key_of(socket)]
+        )
 
     # --- orders -------------------------------------------------------------------------------------------------
 
     async def _find(self, order: FindSockets) -> SocketsFound:
         sockets = {key_of(entry) for entry in await connected(order.old)} - order.settled
-        if not sockets:
-            return SocketsFound(order.old, order.new, (), ())
-        keys = tuple(sorted(sockets))
-        _, kept = await self._inspect(dict.fromkeys(keys, order.old), order.new)
-        hindered = {entry.key for entry in kept}
-        movable = tuple(key for key in keys if key not in hindered)
-        return SocketsFound(order.old, order.new, movable, kept)
+        looked = await self._inspect(dict.fromkeys(sorted(sockets), order.old), order.new)
+        return SocketsFound(order.old, order.new, looked.movable, tuple(looked.kept.values()))
 
-    async def _inspect(self, homes: Mapping[Key, Pair], new: Pair) -> tuple[Mapping[int, Place], tuple[Kept, ...]]:
+    async def _inspect(self, homes: Mapping[Key, Pair], new: Pair) -> _Inspection:
         keys = tuple(homes)
-        found: dict[int, Place] = {}
-        kept: list[Kept] = []
+        places: dict[Key, Place] = {}
+        owners: dict[Key, tuple[str, ...]] = {}
+        kept: dict[Key, Kept] = {}
         for start in range(0, len(keys), AT_ONCE):
             part = keys[start : start + AT_ONCE]
             entries = self._entries_from({key: homes[key] for key in part}, new)
             answer = await self._mover.ask(Inspect(self._mover.number(), entries, self._exclusions), Inspected)
-            found |= {start + index: place for index, place in answer.found.items()}
-            kept += kept_of(part, answer.refusals, answer.owners)
-        return found, tuple(kept)
+            places |= {part[index]: place for index, place in answer.found.items()}
+            owners |= {part[index]: names for index, names in answer.owners.items()}
+            kept |= {entry.key: entry for entry in kept_of(part, answer.refusals, answer.owners)}
+        return _Inspection(places, owners, kept, tuple(key for key in keys if key not in kept))
 
     async def _stop(self, held: _Held) -> SocketsStopped:
         entries = self._entries_from({key: held.homes[key] for key in held.keys}, held.new)
@@ -274,16 +276,15 @@ class LocalSockets:
 
     async def _look(self, order: InspectSockets) -> SocketsInspected:
         transfer, old, new, keys = order.transfer, order.old, order.new, order.keys
-        found, kept = await self._inspect(await _homes(keys, old, new, order.elsewhere), new)
-        there = tuple(key for index, key in enumerate(keys) if found.get(index) is Place.NEW)
+        looked = await self._inspect(await homes_of(keys, old, new, order.elsewhere), new)
+        there = tuple(key for key in keys if looked.places.get(key) is Place.NEW)
         numbers = await self._numbers_of(there, old, new) if there else {}
-        return SocketsInspected(
-            transfer, tuple(entry for entry in kept if entry.key not in numbers), tuple(sorted(numbers.items()))
-        )
+        kept = tuple(entry for key, entry in looked.kept.items() if key not in numbers)
+        return SocketsInspected(transfer, kept, tuple(sorted(numbers.items())))
 
     async def _move(self, owner: str, order: MoveSockets) -> SocketsMoved:
         keys = tuple(key for key, _ in order.numbers)
-        homes = await _homes(keys, order.old, order.new, order.elsewhere)
+        homes = await homes_of(keys, order.old, order.new, order.elsewhere)
         stopped = await self._stop(_Held(self._mover.number(), owner, order.transfer, keys, homes, order.new))
         own = dict(stopped.numbers)
         theirs = {key: number for key, number in order.numbers if key in own}
@@ -337,13 +338,8 @@ class LocalSockets:
 
     async def _move_datagrams(self, owner: str, old: Pair, new: Pair) -> None:
         """On this host alone."""
-        datagrams = [entry for entry in await connected(old) if entry.protocol is SocketProtocol.UDP]
-        if not datagrams:
-            return
-        keys = tuple(map(key_of, datagrams))
-        _, kept = await self._inspect(dict.fromkeys(keys, old), new)
-        hindered = {entry.key for entry in kept}
-        if not (keys := tuple(key for key in keys if key not in hindered)):
+        datagrams = {key_of(entry): old for entry in await connected(old) if entry.protocol is SocketProtocol.UDP}
+        if not (keys := (await self._inspect(datagrams, new)).movable):
             return
         number = self._mover.number()
         entries = self._entries(old, new, keys)
@@ -381,25 +377,3 @@ class LocalSockets:
             if held.number == number:
                 del self._held[key]
                 self._expired(held.owner, TransferExpired(held.transfer))
-
-
-async def _using(address: IPAddress, others: Collection[IPAddress], *, own: bool) -> list[SocketInUse]:
-    """Sockets between an address (ours if `own`, else the peer's) and the others. Raises SocketDiagError."""
-    found = await (sockets_on(address, None) if own else sockets_on(None, address))
-    used = [entry for entry in found if not entry.lingering and not entry.listening]
-    if own:
-        used = [entry for entry in used if entry.remote in others or not entry.connected]
-    return used
-
-
-async def _homes(keys: tuple[Key, ...], old: Pair, new: Pair, elsewhere: Iterable[Pair]) -> dict[Key, Pair]:
-    """Where these stand: elsewhere only if neither at the old pair nor at the new one. Raises SocketDiagError.
-
-    UDP sockets do not go by numbers, so that nothing would tell whether it is the same connection.
-    """
-    homes = dict.fromkeys(keys, old)
-    if missing := {key for key in keys if key.transport is Transport.TCP} if elsewhere else set():
-        missing -= {key_of(entry) for pair in (old, new) for entry in await connected(pair)}
-    for pair in elsewhere if missing else ():
-        homes |= {key: pair for entry in await connected(pair) if (key := key_of(entry)) in missing}
-    return homes

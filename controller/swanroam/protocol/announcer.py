@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 
 from swanroam.protocol.binding import Binding
 from swanroam.protocol.disclosure import Disclosure
@@ -18,36 +17,17 @@ from swanroam.protocol.messages import (
     Acknowledgment,
     AddressChange,
     IPAddress,
-    Method,
     PathResponse,
     Verdict,
 )
 from swanroam.protocol.retransmission import Retransmission
+from swanroam.protocol.settings import MobileSettings
 from swanroam.protocol.snapshot import Snapshot
 
 QUICK_TRIES = 4
 """Transmissions with growing pauses, to a silent peer after the path has changed, or of one path response."""
 PAUSE = 1.0
 """Seconds to wait when the peer asks for patience."""
-
-
-@dataclass(frozen=True, slots=True)
-class MobileSettings:
-    """What the configuration says. Times in seconds."""
-
-    active: bool
-    """We may move: registers with the peer and announces changes."""
-    method: Method
-    first_retransmit: float
-    ceiling: float
-    give_up: float
-    """After so long without an answer the peer counts as silent; sending goes on at the refresh interval."""
-    refresh: float
-    grace: float
-    end_after: float | None
-    """How long after the grace period sockets may stay on an old address; None: as long as they live."""
-    instance: bytes
-    """Identifies this run of the controller."""
 
 
 class Answer(enum.Enum):

@@ -29,6 +29,10 @@ class Batch:
 
     there: dict[Key, int] = field(default_factory=dict)
     """The peer's numbers of sockets that it had moved before: an earlier attempt was cut short."""
+    refused: set[Key] = field(default_factory=set)
+    """The peer's are where they were, for certain."""
+    expired: bool = False
+    """Our programs ran on before they were let go: the round ends with this transfer."""
 
     @property
     def asked(self) -> set[Key]:
@@ -38,7 +42,7 @@ class Batch:
     @property
     def doubtful(self) -> tuple[Key, ...]:
         """Ours is not at the new pair, and the peer's may be."""
-        return tuple(sorted(set(self.own) - self.alone - self.moved))
+        return tuple(sorted(set(self.own) - self.alone - self.moved - self.refused))
 
     @property
     def returning(self) -> tuple[Key, ...]:

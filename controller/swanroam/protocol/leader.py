@@ -19,13 +19,14 @@ received, so that the rest can be sent again.
     TRANSFER REQUEST {end} ────────────────────────►  lets its sockets go; those that the leader could not move
                             ◄────────── TRANSFER REPLY {end}                              return to the old pair first
 
-The follower goes first, so this holds always: *a socket of the leader's at the new pair has its peer there.* The hosts
-hold programs for a limited time only; when it is over, a socket stays where it is at that moment. If messages are lost
-the follower's may then be at the new pair and the leader's at the old one, locked against each other: nothing flows and
-nothing is lost. The next attempt finds it so: it begins anew by what the sockets themselves say, and what is at the
-new pair already is only asked for its number. So nothing has to be remembered over a crash of either side. When the
-address has changed once more meanwhile, the follower finds its socket at the pair that was the new one, and takes it on
-from there: the number tells that it is the same connection.
+The follower goes first, so this holds always: *a socket of the leader's at the new pair has its peer there.* The
+hosts hold programs for a limited time only; when it is over, a socket stays where it is at that moment. If messages
+are lost the follower's may then be at the new pair and the leader's at the old one, locked against each other:
+nothing flows and nothing is lost. (A leader that has moved its own still tells the end.) The next attempt finds it
+so: it begins anew by what the sockets themselves say, and what is at the new pair already is only asked for its
+number. So nothing has to be remembered over a crash of either side. When the address has changed once more meanwhile,
+the follower finds its socket at the pair that was the new one, and takes it on from there: the number tells that it
+is the same connection.
 
 A *round* goes over all old pairs, in transfers of at most MAX_CONNECTIONS. Rounds are repeated, at growing intervals,
 as long as there are old pairs: what could not move may be able to later.
@@ -33,7 +34,6 @@ as long as there are old pairs: what could not move may be able to later.
 
 from __future__ import annotations
 
-import enum
 from collections import deque
 from collections.abc import Callable
 
@@ -42,13 +42,13 @@ from swanroam.protocol.binding import Binding
 from swanroam.protocol.events import Action, Send
 from swanroam.protocol.host_state import Pair
 from swanroam.protocol.messages import (
-    MAX_CONNECTIONS,
     Connection,
     Obstacle,
     TransferReply,
     TransferRequest,
-    TransferStage,
 )
+from swanroam.protocol.pace import Pace
+from swanroam.protocol.phase import HOLDING, WAITING, Phase
 from swanroam.protocol.retransmission import Retransmission
 from swanroam.protocol.transfer import (
     FindSockets,
@@ -67,15 +67,6 @@ from swanroam.protocol.transfer import (
     UnlockSockets,
 )
 
-ROUNDS = (1.0, 30.0)
-"""Seconds between two rounds: first, and at most."""
-AGAIN = 0.2
-"""Seconds after which a transfer that was cut short is begun anew, and up to as much more. Doubled each time that
-nothing has moved, up to what two rounds have between them: nobody is to be stopped again and again for nothing."""
-MOST_DOUBLINGS = 8
-SMALLER = 4
-"""By what the size of a transfer is divided when one was not through within the time limit: on a slow machine many
-sockets take longer than a program may be stopped."""
 PATIENCE = 5.0
 """Seconds in which the peer must have answered a request that holds nobody up."""
 FAREWELLS = 6
@@ -83,30 +74,8 @@ FAREWELLS = 6
 
 _FOR_GOOD = frozenset({Obstacle.NOTHING_TO_DO, Obstacle.CONFIGURED, Obstacle.KIND, Obstacle.BOUND})
 """What time does not change. (Another address may.)"""
-
-
-class Phase(enum.Enum):
-    """Where the leader is."""
-
-    IDLE = enum.auto()  # between two rounds
-    FINDING = enum.auto()  # looking for sockets
-    PREPARING = enum.auto()  # the follower looks at its own
-    STOPPING = enum.auto()  # our programs are being stopped
-    MOVING = enum.auto()  # stopped; the follower moves its sockets
-    REBUILDING = enum.auto()  # we move ours
-    LETTING_GO = enum.auto()  # our programs run on
-    ENDING = enum.auto()  # the follower lets its programs go
-    FINISHING = enum.auto()  # the follower is told that this was all
-
-
-_WAITING = {
-    Phase.PREPARING: TransferStage.PREPARE,
-    Phase.MOVING: TransferStage.MOVE,
-    Phase.ENDING: TransferStage.END,
-    Phase.FINISHING: TransferStage.FINISH,
-}
-"""Phases in which a request is outstanding."""
-_HOLDING = (Phase.STOPPING, Phase.MOVING, Phase.REBUILDING, Phase.LETTING_GO)
+_DEFINITE = frozenset({Obstacle.OWNER, Obstacle.KIND, Obstacle.BOUND})
+"""With these a follower has left a socket where it was. With others, as FAILED or BUSY, it may have moved it."""
 
 
 class Leader:
@@ -122,20 +91,13 @@ class Leader:
         """Programs of this host are stopped for a transfer that the peer leads: ours has to wait."""
         self._exchange = exchange
         self._token = token
-        self._jitter = jitter
         self._phase = Phase.IDLE
         self._new: Pair | None = None
-        self._due: float | None = 0.0
-        self._delay = ROUNDS[0]
+        self._pace = Pace(jitter)
         self._pairs: deque[Pair] = deque()
         self._batches: deque[Batch] = deque()
         self._batch: Batch | None = None
         self._began = 0.0
-        self._cut_short = False
-        self._in_vain = 0
-        """Times that it was cut short since a socket moved."""
-        self._size = MAX_CONNECTIONS
-        """Connections that a transfer takes: fewer when the last was not through within the time limit."""
 
     @property
     def busy(self) -> bool:
@@ -145,7 +107,7 @@ class Leader:
     @property
     def holding(self) -> bool:
         """Programs of this host are stopped."""
-        return self._phase in _HOLDING
+        return self._phase in HOLDING
 
     def forget(self) -> None:
         """The peer is gone. What is stopped is let go by the host's own limit."""
@@ -154,7 +116,7 @@ class Leader:
         self._pairs.clear()
         self._batches.clear()
         self._exchange.stop()
-        self._due = 0.0
+        self._pace.at_once(0.0)
 
     def peer_started(self) -> None:
         """Its controller is a new one, and may have another configuration."""
@@ -172,10 +134,9 @@ class Leader:
         if self._new != new and not self.holding and self._phase is not Phase.ENDING:
             self._restart(new, now)
         pairs = led_pairs(own, peer)
-        if self._phase is Phase.IDLE and pairs and ready and self._due is not None and now >= self._due:
+        if self._phase is Phase.IDLE and pairs and ready and self._pace.is_due(now):
             self._pairs = deque(pairs)
-            self._due = None
-            self._cut_short = False
+            self._pace.begun()
             self.tally.kept = {entry: kept for entry, kept in self.tally.kept.items() if entry[0] in pairs}
             actions = self._next(now)
         elif self._phase is Phase.PREPARING and not ready:
@@ -183,15 +144,15 @@ class Leader:
             actions = []
         else:
             actions = self._impatient(now)
-        if self._phase in _WAITING and self._exchange.is_due(now):
+        if self._phase in WAITING and self._exchange.is_due(now):
             self._exchange.sent(now)
             actions.append(Send(self._request(sequence, handover)))
         return actions
 
     def deadlines(self) -> list[float]:
         """Times at which `advance` may have something to do."""
-        times = [self._due] if self._phase is Phase.IDLE and self._due is not None else []
-        if self._phase in _WAITING and self._exchange.due is not None:
+        times = [self._pace.due] if self._phase is Phase.IDLE and self._pace.due is not None else []
+        if self._phase in WAITING and self._exchange.due is not None:
             times.append(self._exchange.due)
         if self._phase in (Phase.PREPARING, Phase.ENDING):
             times.append(self._began + PATIENCE)
@@ -209,8 +170,9 @@ class Leader:
         }
         self.tally.keep(event.old, event.kept)
         movable = sorted(event.movable)
-        for start in range(0, len(movable), self._size):
-            self._batches.append(Batch(event.old, event.new, tuple(movable[start : start + self._size])))
+        size = self._pace.size
+        for start in range(0, len(movable), size):
+            self._batches.append(Batch(event.old, event.new, tuple(movable[start : start + size])))
         return self._next(now)
 
     def stopped(self, event: SocketsStopped, now: float) -> list[Action]:
@@ -254,13 +216,14 @@ class Leader:
         detail = event.reason if isinstance(event, TransferFailed) else "the peer did not answer in time"
         obstacle = Obstacle.FAILED if isinstance(event, TransferFailed) else Obstacle.SILENT
         batch = self._batch
+        self._pace.expired()
+        if self._phase is Phase.LETTING_GO and (batch.asked or batch.theirs):
+            return self._let_go_late(batch, now)
         self.tally.keep(batch.old, [Kept(key, obstacle, detail) for key in batch.own or batch.keys])
-        self._size = max(1, self._size // SMALLER)
-        self._cut_short = True
         return self._cut(now)
 
     def replied(self, message: TransferReply, now: float) -> list[Action]:
-        if self._phase not in _WAITING or message.stage is not _WAITING[self._phase]:
+        if self._phase not in WAITING or message.stage is not WAITING[self._phase]:
             return []
         if self._phase is Phase.FINISHING:
             self._rest(now)
@@ -275,7 +238,8 @@ class Leader:
             case Phase.MOVING:
                 return self._followed(batch, said, now)
             case _:
-                return self._ended(batch, said) + self._done(now)
+                actions = self._ended(batch, said)
+                return actions + (self._cut(now) if batch.expired else self._done(now))
 
     # --- inside -----------------------------------------------------------------------------------------------
 
@@ -287,11 +251,11 @@ class Leader:
         self.tally.keep(batch.old, obstacles(said, hindered))
         batch.keys = tuple(key for key in batch.keys if key not in hindered)
         if any(obstacle_of(said, key) is Obstacle.BUSY for key in hindered):
-            self._cut_short = True
+            self._pace.cut_short()
         if not batch.keys:
             return self._done(now)
         if self.yielding:
-            self._cut_short = True
+            self._pace.cut_short()
             return self._cut(now)
         self._exchange.stop()
         self._phase = Phase.STOPPING
@@ -300,10 +264,18 @@ class Leader:
     def _followed(self, batch: Batch, said: dict[Key, Connection], now: float) -> list[Action]:
         asked = batch.asked
         batch.theirs |= {key: said[key].number for key in asked if obstacle_of(said, key) is Obstacle.NONE}
+        batch.refused = {key for key in asked if obstacle_of(said, key) in _DEFINITE}
         self.tally.keep(batch.old, obstacles(said, asked - batch.theirs.keys()))
         if any(obstacle_of(said, key) is Obstacle.BUSY for key in asked):
-            self._cut_short = True
+            self._pace.cut_short()
         return self._rebuild(batch)
+
+    def _let_go_late(self, batch: Batch, now: float) -> list[Action]:
+        """Nobody let go our programs in time, but where our sockets are is known: the follower need not wait."""
+        batch.expired = True
+        self._enter(Phase.ENDING, now)
+        settled = tuple(sorted(batch.moved | batch.refused))
+        return [UnlockSockets(batch.old, batch.new, settled)] if settled else []
 
     def _ended(self, batch: Batch, said: dict[Key, Connection]) -> list[Action]:
         """What has come back is in no doubt any more; what the peer could not take back will be tried again."""
@@ -320,11 +292,10 @@ class Leader:
     def _count(self, batch: Batch) -> None:
         self.tally.move(batch.old, batch.moved)
         if batch.moved:
-            self._in_vain = 0
-            self._size = min(self._size * 2, MAX_CONNECTIONS)
+            self._pace.moved()
 
     def _request(self, sequence: int, handover: bytes) -> TransferRequest:
-        stage = _WAITING[self._phase]
+        stage = WAITING[self._phase]
         if self._batch is not None:
             return self._batch.request(stage, sequence, handover)
         assert self._new is not None
@@ -338,8 +309,8 @@ class Leader:
             return []
         batch = self._batch
         assert batch is not None
-        if self._phase is Phase.PREPARING:
-            self.tally.keep(batch.old, [Kept(key, Obstacle.SILENT, "the peer does not answer") for key in batch.keys])
+        silent = batch.keys if self._phase is Phase.PREPARING else batch.returning  # for these it is not over yet
+        self.tally.keep(batch.old, [Kept(key, Obstacle.SILENT, "the peer does not answer") for key in silent])
         return self._cut(now)
 
     def _next(self, now: float) -> list[Action]:
@@ -380,24 +351,15 @@ class Leader:
     def _rest(self, now: float) -> None:
         self._phase = Phase.IDLE
         self._exchange.stop()
-        if self._cut_short:
-            self._due = now + min(AGAIN * 2**self._in_vain, ROUNDS[1]) * (1 + self._jitter())
-            self._cut_short = False
-            self._in_vain = min(self._in_vain + 1, MOST_DOUBLINGS)
-        else:
-            self._in_vain = 0
-            self._due = now + self._delay
-            self._delay = min(self._delay * 2, ROUNDS[1])
+        self._pace.ended(now)
 
     def _restart(self, new: Pair, now: float) -> None:
         if self._new != new:
             self.tally.kept.clear()  # what could not move to another address may be able to move to this one
         self.forget()
         self.tally.moved = 0
-        self._in_vain = 0
         self._new = new
-        self._due = now
-        self._delay = ROUNDS[0]
+        self._pace.begin_anew(now)
         self.rounds = 0
 
     def _enter(self, phase: Phase, now: float) -> None:

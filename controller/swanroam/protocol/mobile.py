@@ -31,7 +31,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 
 from swanroam.protocol.announcer import Announcer, Answer
-from swanroam.protocol.announcer import MobileSettings as MobileSettings
 from swanroam.protocol.binding import Binding
 from swanroam.protocol.events import (
     Action,
@@ -48,6 +47,7 @@ from swanroam.protocol.handover import Handover, Result, Step
 from swanroam.protocol.host_state import Pair
 from swanroam.protocol.messages import HANDOVER_SIZE, Acknowledgment, IPAddress, Verdict
 from swanroam.protocol.release import Releases
+from swanroam.protocol.settings import MobileSettings
 from swanroam.protocol.snapshot import Snapshot
 
 

@@ -15,10 +15,10 @@ How it is driven (by the daemon, and by the simulation in the tests, in the same
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-from swanroam.protocol.authorisation import Policy, Surroundings
+from swanroam.protocol.authorisation import Surroundings
 from swanroam.protocol.binding import Binding
 from swanroam.protocol.correspondent import Correspondent
 from swanroam.protocol.events import (
@@ -55,22 +55,11 @@ from swanroam.protocol.messages import (
     TransferRequest,
 )
 from swanroam.protocol.migration import Follower, Leader
-from swanroam.protocol.mobile import Mobile, MobileSettings
+from swanroam.protocol.mobile import Mobile
 from swanroam.protocol.retransmission import Retransmission
+from swanroam.protocol.settings import PeerSettings
 from swanroam.protocol.snapshot import Snapshot
 from swanroam.protocol.transfers import Transfers
-
-
-@dataclass(frozen=True, slots=True)
-class PeerSettings:
-    """Everything that the configuration says about one peer. Times in seconds."""
-
-    mobile: MobileSettings
-    policy: Policy
-    transport: bool
-    """Sockets move to the new address."""
-    forget_after: float
-    """A peer without IKE_SA and without a message for so long is no longer managed."""
 
 
 class PeerMachine:

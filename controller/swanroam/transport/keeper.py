@@ -70,6 +70,8 @@ class Keeper:
         self._tasks = asyncio.TaskGroup()
         self._turns: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
         """Orders for one transfer are carried out one after the other, in the order in which they came."""
+        self._under_way = 0
+        """Orders that are being carried out."""
 
     async def run(self) -> None:
         """Until the daemon says so or is gone, or there has been nothing to do for a while."""
@@ -87,14 +89,17 @@ class Keeper:
 
     async def _next_order(self) -> Order | None:
         """None when there will be none."""
+        limit: float | None = IDLE_LIMIT
         while True:
             try:
-                async with asyncio.timeout(IDLE_LIMIT):
+                async with asyncio.timeout(limit):
                     line = await self._reader.readline()
             except TimeoutError:
-                if self._transfers:
-                    continue
-                return None
+                if not self._transfers and not self._under_way:
+                    # What was sent before this is still read; what comes later fails where it is sent (af_unix.c).
+                    self._writer.get_extra_info("socket").shutdown(socket.SHUT_RD)
+                    limit = None
+                continue
             except (ConnectionError, ValueError):  # daemon or tracer are gone; a line without end
                 return None
             if not line.endswith(b"\n"):
@@ -110,7 +115,7 @@ class Keeper:
 
     async def _carry_out(self, order: Order) -> None:
         number = 0 if isinstance(order, Unlock | Quit) else order.transfer
-        async with self._answering(number):
+        async with self._answering(number), self._counted():
             match order:
                 case Inspect():
                     self._answer(await self._inspect(order))
@@ -121,6 +126,14 @@ class Keeper:
                 case Stop() | Rebuild() | Go():
                     async with self._turns[number]:
                         self._answer(await self._transfer(order))
+
+    @asynccontextmanager
+    async def _counted(self) -> AsyncIterator[None]:
+        self._under_way += 1
+        try:
+            yield
+        finally:
+            self._under_way -= 1
 
     @asynccontextmanager
     async def _answering(self, number: int) -> AsyncIterator[None]:

@@ -8,7 +8,7 @@ larger than 32; `oseq_hi` and `seq_hi` stay zero then.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, Self
 
 from swanroam.kernel.xfrm.codec import Layout
@@ -21,12 +21,6 @@ REPLAY_STATE_ESN: Final = Layout(
 XFRMA_REPLAY_ESN_MAX: Final = 4096
 """Largest window in bits."""
 
-_LAST_SEQUENCE_NUMBER: Final = 2**32 - 1
-
-
-class SequenceNumbersExhausted(ValueError):  # noqa: N818 - said as RFC 4303 section 3.3.3 says it
-    """An SA without extended sequence numbers has too few left; it has to be rekeyed, not moved."""
-
 
 @dataclass(frozen=True, slots=True)
 class ReplayState:
@@ -35,12 +29,6 @@ class ReplayState:
     oseq: int = 0
     seq: int = 0
     bitmap: int = 0
-
-    def advanced(self, margin: int) -> Self:
-        """The same with `margin` numbers skipped for sending. Raises SequenceNumbersExhausted."""
-        if self.oseq + margin > _LAST_SEQUENCE_NUMBER:
-            raise SequenceNumbersExhausted(f"{_LAST_SEQUENCE_NUMBER - self.oseq} sequence numbers left: rekey this SA")
-        return replace(self, oseq=self.oseq + margin)
 
     def encode(self) -> bytes:
         return REPLAY_STATE.pack(oseq=self.oseq, seq=self.seq, bitmap=self.bitmap)
@@ -60,18 +48,6 @@ class EsnReplayState:
     seq_hi: int = 0
     replay_window: int = 0
     bitmap: tuple[int, ...] = ()
-
-    def advanced(self, margin: int, *, extended: bool) -> Self:
-        """The same with `margin` numbers skipped for sending; `extended` is the SA's XFRM_STATE_ESN flag.
-
-        Raises SequenceNumbersExhausted.
-        """
-        limit = 2**64 - 1 if extended else _LAST_SEQUENCE_NUMBER
-        sent = (self.oseq_hi << 32) | self.oseq
-        if sent + margin > limit:
-            raise SequenceNumbersExhausted(f"{limit - sent} sequence numbers left: rekey this SA")
-        sent += margin
-        return replace(self, oseq=sent & 0xFFFFFFFF, oseq_hi=sent >> 32)
 
     def encode(self) -> bytes:
         return REPLAY_STATE_ESN.pack(

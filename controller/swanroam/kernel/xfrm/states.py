@@ -6,8 +6,7 @@ selector.
 
 Safety of counter-mode ciphers (RFC 4106 section 10, RFC 4303 section 3.3.3): two SAs that can *send* must never have
 one key, or a sequence number, and with hardware offload a nonce, is used twice. Everything here therefore clones
-inbound SAs, or takes the old SA away before it adds the new one and skips sequence numbers (`advance_outbound`).
-Lifetime counters are copied, so limits are not reset.
+inbound SAs, or takes the old SA away before it adds the new one. Lifetime counters are copied, so limits are not reset.
 Source: xfrm_input (net/xfrm/xfrm_input.c), xfrm_state_find (net/xfrm/xfrm_state.c), xfrm_notify_sa and
 copy_to_user_state_extra (net/xfrm/xfrm_user.c). Not described by the kernel in an SA, hence not cloned: the replay and
 timer thresholds of key manager events (XFRMA_REPLAY_THRESH, XFRMA_ETIMER_THRESH); the namespace's defaults apply.
@@ -24,17 +23,13 @@ from typing import Final
 
 from swanroam.kernel.xfrm.association import NO_STATISTICS, AssociationId, SecurityAssociation
 from swanroam.kernel.xfrm.codec import ADDRESS, Attribute, IPAddress, IPNetwork, Layout, encode_address
-from swanroam.kernel.xfrm.constants import AttributeType, Family, Group, MessageType, Mode, StateFlags
-from swanroam.kernel.xfrm.errors import XfrmError, XfrmExists, XfrmOverrun, XfrmUnsupported, error_for
+from swanroam.kernel.xfrm.constants import AttributeType, Family, Group, MessageType, Mode
+from swanroam.kernel.xfrm.errors import XfrmError, XfrmExists, XfrmOverrun, XfrmUnsupported
 from swanroam.kernel.xfrm.events import AssociationChanged, Change, decode_event
 from swanroam.kernel.xfrm.selectors import Selector
 from swanroam.kernel.xfrm.socket import Request, XfrmSocket
 
 ADDRESS_FILTER: Final = Layout("xfrm_address_filter", saddr=ADDRESS, daddr=ADDRESS, family="H", splen="B", dplen="B")
-
-SEQUENCE_MARGIN: Final = 65_536
-"""Sequence numbers skipped by an outbound SA that is made from another: more than that one can send in the meantime.
-A gap is legal; the receiver's window just advances."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,16 +160,3 @@ def widen_source(association: SecurityAssociation) -> SecurityAssociation:
     anywhere: IPAddress = IPv4Address(0) if association.family is Family.INET else IPv6Address(0)
     selector = replace(association.selector, saddr=anywhere, prefixlen_s=0)
     return replace(association, saddr=anywhere, selector=selector, statistics=NO_STATISTICS, sequence=0, last_used=0)
-
-
-def advance_outbound(association: SecurityAssociation, margin: int = SEQUENCE_MARGIN) -> SecurityAssociation:
-    """The SA with `margin` sequence numbers skipped, to be added after the original is deleted.
-
-    Raises replay.SequenceNumbersExhausted when too few are left: rekey instead.
-    """
-    if association.replay_esn is not None:
-        extended = StateFlags.ESN in association.flags
-        return replace(association, replay_esn=association.replay_esn.advanced(margin, extended=extended))
-    if association.replay is not None:
-        return replace(association, replay=association.replay.advanced(margin))
-    raise error_for(errno.EINVAL, "advance an SA without replay state", str(association))
