@@ -23,6 +23,8 @@ START_TIMEOUT = 30.0
 STOP_TIMEOUT = 30.0
 HOLD = "5s"
 """For how long programs may be stopped. The default of a second is for machines that are not emulated."""
+STOPPED_SHARE = 100
+"""For how much of the time, percent. For the same reason."""
 STARTED_EVENT = "started"
 """The log event that says: the daemon is up and manages its peers."""
 
@@ -84,7 +86,7 @@ class Controller:
             "swanctl_file": str(self.directory / "swanctl" / "swanctl.conf"),
             "state_directory": str(self.directory / "state"),
             "runtime_directory": str(self.directory / "run"),
-            "sockets": {"hold": HOLD},
+            "sockets": {"hold": HOLD, "stopped_share": STOPPED_SHARE},
             "log": {"format": "json", "level": "debug"},
             "peers": [
                 {"identity": peer.identity, "connection": f"peer-{peer.name}", "name": peer.name} for peer in self.peers

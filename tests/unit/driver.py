@@ -64,6 +64,7 @@ SETTINGS = PeerSettings(
     ),
     policy=Policy(may_move=True, allowed=()),
     transport=True,
+    stopped_share=0.1,
     forget_after=600.0,
 )
 STATIONARY = replace(SETTINGS, mobile=replace(SETTINGS.mobile, active=False))

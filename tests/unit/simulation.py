@@ -600,5 +600,9 @@ def _settings(active: bool, name: str) -> PeerSettings:
         instance=name.encode() * 8,
     )
     return PeerSettings(
-        mobile=mobile, policy=Policy(may_move=True, allowed=()), transport=False, forget_after=FORGET_AFTER
+        mobile=mobile,
+        policy=Policy(may_move=True, allowed=()),
+        transport=False,
+        stopped_share=0.1,
+        forget_after=FORGET_AFTER,
     )

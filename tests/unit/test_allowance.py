@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from swanroam.protocol.allowance import HELD_ADVANCE, HELD_SHARE, Allowance
+from swanroam.protocol.allowance import HELD_ADVANCE, Allowance
 from swanroam.protocol.events import Send
 from swanroam.protocol.follower import Follower
 from swanroam.protocol.host_state import Pair
@@ -24,6 +24,7 @@ from unit.driver import A, B, P
 from unit.transfer_world import HANDOVER
 
 OLD = Pair(P, A)
+SHARE = 0.1
 
 
 def held(allowance: Allowance, begin: float, seconds: float) -> None:
@@ -32,24 +33,24 @@ def held(allowance: Allowance, begin: float, seconds: float) -> None:
 
 
 def test_what_is_used_up_comes_back_by_its_share() -> None:
-    allowance = Allowance()
+    allowance = Allowance(SHARE)
     held(allowance, 100, HELD_ADVANCE)
     end = 100 + HELD_ADVANCE
     assert allowance.is_used_up(end)
     assert not allowance.is_used_up(end + 1)
     held(allowance, end + 1, 2.0)
     assert allowance.is_used_up(end + 3)
-    assert not allowance.is_used_up(end + 3 + 2 / HELD_SHARE)
+    assert not allowance.is_used_up(end + 3 + 2 / SHARE)
 
 
 def test_no_more_than_the_advance_is_saved_up() -> None:
-    allowance = Allowance()
+    allowance = Allowance(SHARE)
     held(allowance, 1e6, HELD_ADVANCE * 1.2)
     assert allowance.is_used_up(1e6 + HELD_ADVANCE * 1.2)
 
 
 def test_nothing_is_used_up_when_nobody_was_stopped() -> None:
-    allowance = Allowance()
+    allowance = Allowance(SHARE)
     allowance.begin(0)
     allowance.end(1000, nobody_stopped=True)
     assert not allowance.is_used_up(1000)
@@ -59,7 +60,7 @@ class Tormentor:
     """A peer that has the programs of one connection stopped as much as it can, and the host that serves it."""
 
     def __init__(self, *, back: bool) -> None:
-        self.follower = Follower(Tally())
+        self.follower = Follower(Tally(), SHARE)
         self.obstacle = Obstacle.FAILED if back else Obstacle.NONE
         self.now = 0.0
         self.stopped = 0.0
@@ -93,13 +94,13 @@ def test_a_peer_that_never_leaves_off_has_its_share_and_no_more(*, back: bool) -
     for transfer in range(4000):
         peer.torment(transfer)
     assert peer.stopped > HELD_ADVANCE
-    assert peer.stopped <= HELD_ADVANCE + HELD_SHARE * peer.now + 1.5
+    assert peer.stopped <= HELD_ADVANCE + SHARE * peer.now + 1.5
     assert Obstacle.BUSY in peer.answers
 
 
 def test_the_end_of_a_round_that_comes_again_and_again_is_carried_out_once() -> None:
     """And answered each time, once it is carried out."""
-    follower = Follower(Tally())
+    follower = Follower(Tally(), SHARE)
     request = TransferRequest(1, HANDOVER, 0, TransferStage.FINISH, (B, P), (B, P), ())
     new = Pair(P, B)
 

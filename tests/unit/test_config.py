@@ -236,7 +236,9 @@ def test_inner_address_always_lies_in_its_prefix(identity: str, length: int) -> 
 def test_sockets_move_unless_the_file_says_otherwise() -> None:
     config = parse_config(MINIMAL)
     assert config.peers[0].transport is TransportMethod.MOVE
-    assert config.sockets == SocketSettings(hold=1.0, exclude_processes=(), exclude_ports=(), end_after=None)
+    assert config.sockets == SocketSettings(
+        hold=1.0, stopped_share=10, exclude_processes=(), exclude_ports=(), end_after=None
+    )
 
 
 def test_what_becomes_of_sockets_can_be_said_for_all_and_for_one() -> None:
@@ -247,11 +249,12 @@ def test_what_becomes_of_sockets_can_be_said_for_all_and_for_one() -> None:
 defaults: {transport: keep}
 sockets:
   hold: 250ms
+  stopped_share: 25
   exclude_processes: ["nginx*", "tmux: server"]
   exclude_ports: [22, 5432]
   end_after: 1h
 """
     )
     assert config.peers[0].transport is TransportMethod.MOVE
-    assert config.sockets == SocketSettings(0.25, ("nginx*", "tmux: server"), (22, 5432), 3600.0)
+    assert config.sockets == SocketSettings(0.25, 25, ("nginx*", "tmux: server"), (22, 5432), 3600.0)
     assert parse_config(MINIMAL + "sockets: {end_after: never}\n").sockets.end_after is None

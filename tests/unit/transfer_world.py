@@ -91,6 +91,7 @@ class End:
         world = self.world
         self.transfers = Transfers(
             willing=self.willing,
+            stopped_share=0.1,
             exchange=Retransmission(0.1, 5.0, world.random.random),
             token=world.random.randbytes,
             jitter=world.random.random,

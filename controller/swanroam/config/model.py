@@ -120,6 +120,8 @@ class SocketSettings:
 
     hold: float = 1.0
     """The longest that a program is stopped for the move of its sockets. What is not done by then stays as it was."""
+    stopped_share: int = 10
+    """Percent of the time for which one peer may have programs stopped, in the long run, with 10 s in advance."""
     exclude_processes: tuple[str, ...] = ()
     """Globs on names of processes (the 15 characters of comm) whose sockets stay where they are."""
     exclude_ports: tuple[int, ...] = ()

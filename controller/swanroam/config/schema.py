@@ -54,6 +54,7 @@ _TIMING: dict[str, Kind] = {
 
 _SOCKETS: dict[str, Kind] = {
     "hold": Duration(0.1, 10),
+    "stopped_share": Integer(1, 100),
     "exclude_processes": ListOf(
         Text("a process name or glob such as nginx*", r"[^\x00-\x1f\x7f]+", 63), "[postgres, nginx*]"
     ),

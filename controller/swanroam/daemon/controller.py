@@ -374,5 +374,6 @@ def _machine_settings(peer: PeerSettings, config: Config, instance: bytes) -> Ma
         ),
         policy=Policy(may_move=peer.moves.peer_may, allowed=peer.allow),
         transport=peer.transport is TransportMethod.MOVE,
+        stopped_share=config.sockets.stopped_share / 100,
         forget_after=config.timing.refresh * 10,
     )

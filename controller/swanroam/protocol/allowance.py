@@ -7,8 +7,6 @@ again and again slows programs down by that share and no more. What a handover n
 
 from __future__ import annotations
 
-HELD_SHARE = 0.1
-"""Of the time, in the long run."""
 HELD_ADVANCE = 10.0
 """Seconds that may be used up at once."""
 
@@ -16,7 +14,9 @@ HELD_ADVANCE = 10.0
 class Allowance:
     """Of one peer. It may begin with debts only as long as what it was allowed to begin has lasted."""
 
-    def __init__(self) -> None:
+    def __init__(self, share: float) -> None:
+        """`share`: of the time, in the long run."""
+        self._share = share
         self._left = HELD_ADVANCE
         self._counted = 0.0
         self._since: float | None = None
@@ -41,5 +41,5 @@ class Allowance:
 
     def _count(self, now: float) -> None:
         """What has come in since the last time."""
-        self._left = min(HELD_ADVANCE, self._left + HELD_SHARE * (now - self._counted))
+        self._left = min(HELD_ADVANCE, self._left + self._share * (now - self._counted))
         self._counted = now

@@ -52,7 +52,8 @@ NO_NUMBERS: Mapping[Key, int] = MappingProxyType({})
 class Follower:
     """Moves this host's sockets as the leader says."""
 
-    def __init__(self, tally: Tally) -> None:
+    def __init__(self, tally: Tally, stopped_share: float) -> None:
+        """`stopped_share`: of the time, for which the leader may have programs stopped."""
         self.tally = tally
         self.finished: Pair | None = None
         """The pair to which the leader has finished a round, since that pair is the current one."""
@@ -65,7 +66,7 @@ class Follower:
         self._moved: set[Key] = set()
         self._overtaken: deque[int] = deque(maxlen=OVERTAKEN)
         self._finished_at = 0.0
-        self._allowance = Allowance()
+        self._allowance = Allowance(stopped_share)
         self._farewell: TransferRequest | None = None
         """To be answered once there are no `_datagrams` left: pairs whose UDP sockets are being moved."""
         self._datagrams: set[Pair] = set()

@@ -79,6 +79,7 @@ class PeerMachine:
         self.follower = Follower()
         self.transfers = Transfers(
             willing=settings.transport,
+            stopped_share=settings.stopped_share,
             exchange=Retransmission(settings.mobile.first_retransmit, settings.mobile.ceiling, jitter),
             token=token,
             jitter=jitter,

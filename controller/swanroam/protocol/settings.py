@@ -35,5 +35,7 @@ class PeerSettings:
     policy: Policy
     transport: bool
     """Sockets move to the new address."""
+    stopped_share: float
+    """Of the time, for which the peer may have programs stopped, in the long run."""
     forget_after: float
     """A peer without IKE_SA and without a message for so long is no longer managed."""

@@ -32,12 +32,18 @@ class Transfers:
     """What this host does about sockets on old addresses, its own or the peer's. `willing`: they may move."""
 
     def __init__(
-        self, *, willing: bool, exchange: Retransmission, token: Callable[[int], bytes], jitter: Callable[[], float]
+        self,
+        *,
+        willing: bool,
+        stopped_share: float,
+        exchange: Retransmission,
+        token: Callable[[int], bytes],
+        jitter: Callable[[], float],
     ) -> None:
         self.willing = willing
         self.tally = Tally()
         self._leader = Leader(exchange, token, jitter, self.tally)
-        self._follower = Follower(self.tally)
+        self._follower = Follower(self.tally, stopped_share)
         self._settled = 0.0
         self._moved = False
         """Sockets were being moved when it was last looked."""
