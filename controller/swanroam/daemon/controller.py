@@ -153,6 +153,8 @@ class Controller:
         self._queue: asyncio.Queue[tuple[Peer, Event]] = asyncio.Queue()
         self.not_applied = ""
         """Why the kernel is not as it should be; empty when it is."""
+        self.not_journalled = ""
+        """Why the journal does not say what is done; empty when it does."""
         self._applied: KernelState | None = None
         self._tasks: asyncio.TaskGroup | None = None
         self._timers: dict[str, asyncio.TimerHandle] = {}
@@ -164,7 +166,7 @@ class Controller:
                     peer.machine.restore(self._stored[identity], now)
                 except ValueError as error:
                     raise journal.damaged(f"{identity}: {error}") from error
-        self._write_journal()  # what can't be written is to be known before the kernel is touched
+        self._journal.store(self._snapshots())  # what can't be written is to be known before the kernel is touched
 
     # --- from outside -------------------------------------------------------------------------------------------
 
@@ -210,7 +212,7 @@ class Controller:
                 log.warning(
                     "kernel_mended", detail="something of ours was changed or missing; it is as it should be now"
                 )
-        except (HostError, JournalError) as error:
+        except HostError as error:
             self.not_applied = str(error)
             log.error("host_state_not_applied", error=str(error), retry_in_s=VERIFY)
 
@@ -224,7 +226,7 @@ class Controller:
         actions = peer.machine.feed(event, loop.time())
         try:
             changed = await self._apply_all()
-        except (HostError, JournalError) as error:
+        except HostError as error:
             self.not_applied = str(error)
             peer.log.error("host_state_not_applied", error=str(error), retry_in_s=RETRY_APPLY)
             loop.call_later(RETRY_APPLY, self.submit, peer, TimerExpired())
@@ -240,7 +242,7 @@ class Controller:
         self._set_timer(peer)
 
     async def _apply_all(self) -> bool:
-        """Journal first, then the kernel: what a crash leaves behind is always known."""
+        """Journal first, then the kernel: what a crash leaves behind is known. Raises HostError."""
         self._write_journal()
         wanted = kernel_state(
             [(peer.machine.wanted(), peer.protected) for peer in self.peers.values()],
@@ -256,8 +258,22 @@ class Controller:
         return changed
 
     def _write_journal(self) -> None:
-        snapshots = {identity: peer.machine.snapshot() for identity, peer in self.peers.items()}
-        self._journal.store(self._stored | snapshots)
+        """What can't be written now is written with the next event, and the work goes on: to leave a new address
+        unguarded, or connections where they no longer get through, would be worse than what a crash now costs (the
+        next run begins where the journal stands, and the peer's verdict `stale` makes up for its sequences)."""
+        try:
+            self._journal.store(self._snapshots())
+        except JournalError as error:
+            if str(error) != self.not_journalled:  # once, not with every event
+                log.error("journal_not_written", error=str(error))
+            self.not_journalled = str(error)
+        else:
+            if self.not_journalled:
+                log.info("journal_written", detail="it could not be for a while; it is complete again")
+            self.not_journalled = ""
+
+    def _snapshots(self) -> dict[str, dict[str, Any]]:
+        return self._stored | {identity: peer.machine.snapshot() for identity, peer in self.peers.items()}
 
     def _carry_out(self, peer: Peer, action: Action) -> None:
         match action:

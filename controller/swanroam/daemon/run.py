@@ -27,7 +27,7 @@ from swanroam.daemon.charon import CharonWatch
 from swanroam.daemon.control_channel import ControlChannel
 from swanroam.daemon.controller import Controller, HostError
 from swanroam.daemon.host import LocalHost
-from swanroam.daemon.journal import Journal, JournalError
+from swanroam.daemon.journal import Journal
 from swanroam.daemon.socket_report import SocketReport
 from swanroam.daemon.status import Status
 from swanroam.daemon.transport import LocalSockets
@@ -123,7 +123,7 @@ def _remedy(error: OSError) -> str:
 
 def _only_expected(group: BaseExceptionGroup[BaseException]) -> Exception | None:
     """The first exception of a group in which nothing is but what has a message for the operator."""
-    expected, others = group.split((HostError, JournalError, AddressWatchError))
+    expected, others = group.split((HostError, AddressWatchError))
     if others is not None or expected is None:
         return None
     first: BaseException = expected
@@ -176,7 +176,7 @@ class _Daemon:
         self._channel.close()
 
     async def work(self) -> None:
-        """Until a signal says stop. Raises HostError, JournalError, AddressWatchError."""
+        """Until a signal says stop. Raises HostError, AddressWatchError."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 parts = (self._controller.run(), self._watch.run(), self._follower.run())
