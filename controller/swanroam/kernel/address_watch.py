@@ -10,20 +10,17 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
-import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
-from enum import Flag, auto
 from ipaddress import ip_address
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from pyroute2 import AsyncIPRoute, AsyncIPRSocket
-from pyroute2.netlink import NLMSG_ERROR, rtnl
 from pyroute2.netlink.exceptions import NetlinkError
-from pyroute2.netlink.marshal import Marshal
 
+from swanroam.kernel.address_notices import GROUPS, Change, HeaderMarshal
 from swanroam.kernel.addresses import (
     AddressSelection,
     HostAddresses,
@@ -47,18 +44,8 @@ SETTLE = 0.002
 ROUTING_INTERVAL = 0.01
 """Shortest time between two snapshots that differ only in the routing (seconds). Routers change routes all the time."""
 
-OWN_PROTOCOL = 83
-"""rtm_protocol of routes that swanroam itself installs; changes of these are not news."""
-
-_GROUPS = (
-    rtnl.RTMGRP_LINK
-    | rtnl.RTMGRP_IPV4_IFADDR
-    | rtnl.RTMGRP_IPV6_IFADDR
-    | rtnl.RTMGRP_IPV4_ROUTE
-    | rtnl.RTMGRP_IPV6_ROUTE
-    | rtnl.RTMGRP_IPV4_RULE
-    | rtnl.RTMGRP_IPV6_RULE
-)
+REOPEN = 1.0
+"""Seconds between attempts to listen again where the kernel has no socket for it, and between readings meanwhile."""
 
 # include/uapi/linux/if_addr.h
 _IFA_F_TEMPORARY = 0x01
@@ -72,7 +59,6 @@ _IFF_UP = 0x1
 _IFF_RUNNING = 0x40
 # include/uapi/linux/netlink.h, rtnetlink.h
 _NLM_F_DUMP_INTR = 0x10
-_RTM_F_CLONED = 0x200
 _RTN_UNICAST = 1
 _RTN_LOCAL = 2
 # include/uapi/asm-generic/socket.h; the socket module has no name for it
@@ -87,58 +73,8 @@ class AddressWatchError(Exception):
     """The kernel could not be asked or listened to."""
 
 
-class _Change(Flag):
-    NOTHING = 0
-    ADDRESSES = auto()
-    LINKS = auto()
-    ROUTING = auto()
-    ALL = ADDRESSES | LINKS | ROUTING
-
-
-_CHANGES = {
-    rtnl.RTM_NEWADDR: _Change.ADDRESSES,
-    rtnl.RTM_DELADDR: _Change.ADDRESSES,
-    # Addresses carry the name of their link, and go with it.
-    rtnl.RTM_NEWLINK: _Change.LINKS | _Change.ADDRESSES,
-    rtnl.RTM_DELLINK: _Change.LINKS | _Change.ADDRESSES,
-    rtnl.RTM_NEWROUTE: _Change.ROUTING,
-    rtnl.RTM_DELROUTE: _Change.ROUTING,
-    rtnl.RTM_NEWRULE: _Change.ROUTING,
-    rtnl.RTM_DELRULE: _Change.ROUTING,
-}
-
-
-class _HeaderMarshal(Marshal):  # type: ignore[misc]  # pyroute2 has no types
-    """Reads of a notification only what it is about. Decoding whole messages would take a core on a busy router."""
-
-    def get_parser(
-        self, key: int, flags: int, sequence_number: int
-    ) -> Callable[[bytes, int, int], dict[str, Any] | None]:
-        def parse(data: bytes, offset: int, length: int) -> dict[str, Any] | None:
-            header: dict[str, Any] = {"type": key, "flags": flags, "error": None}
-            if key == NLMSG_ERROR:
-                (code,) = struct.unpack_from("i", data, offset + 16)
-                if code == 0:
-                    return None
-                # The socket object puts its own failures (ENOBUFS) into the queue in this form.
-                header["error"] = OSError(abs(code), "rtnetlink notifications")
-                return {"header": header}
-            change = _CHANGES.get(key)
-            if change is None or (change is _Change.ROUTING and _is_own_or_cached(key, data, offset, length)):
-                return None
-            return {"header": header, "change": change}
-
-        return parse
-
-
-def _is_own_or_cached(key: int, data: bytes, offset: int, length: int) -> bool:
-    """Whether a route is of our making or only an entry of the IPv6 route cache (path MTU, redirect)."""
-    if key not in (rtnl.RTM_NEWROUTE, rtnl.RTM_DELROUTE) or length < 28:
-        return False
-    # struct rtmsg: family, dst_len, src_len, tos, table, protocol, scope, type (1 byte each), flags
-    protocol = data[offset + 21]
-    (route_flags,) = struct.unpack_from("I", data, offset + 24)
-    return protocol == OWN_PROTOCOL or bool(route_flags & _RTM_F_CLONED)
+class AddressesNotRead(AddressWatchError):  # noqa: N818 - a state that passes
+    """The kernel could not be asked this time; the same question may be asked again."""
 
 
 class AddressWatch:
@@ -164,7 +100,7 @@ class AddressWatch:
         self._woken = asyncio.Event()
         self._urgent = asyncio.Event()
         """Set while more than the routing has changed."""
-        self._pending = _Change.NOTHING
+        self._pending = Change.NOTHING
         self._last: HostAddresses | None = None
         self._links: dict[int, LinkState] = {}
         self._routing = 0
@@ -176,7 +112,7 @@ class AddressWatch:
             self._monitor = await self._open_monitor()
         except OSError as error:
             raise AddressWatchError(f"cannot listen to address changes: {error}; is NETLINK_ROUTE allowed?") from error
-        self._note(_Change.ALL)
+        self._note(Change.ALL)
         self._listener = asyncio.create_task(self._listen(), name="address-watch")
         return self
 
@@ -205,7 +141,7 @@ class AddressWatch:
             self._woken.clear()
             self._urgent.clear()
             self._check_listener()
-            pending, self._pending = self._pending, _Change.NOTHING
+            pending, self._pending = self._pending, Change.NOTHING
             try:
                 host = await self._snapshot(pending)
             except BaseException:
@@ -218,7 +154,7 @@ class AddressWatch:
 
     async def read(self) -> HostAddresses:
         """The addresses as the kernel has them now, whether or not anything has changed. Raises AddressWatchError."""
-        return await self._snapshot(_Change.ADDRESSES | _Change.LINKS)
+        return await self._snapshot(Change.ADDRESSES | Change.LINKS)
 
     async def source_for(self, destination: IPAddress) -> RouteChoice | None:
         """The source address and interface that the routing picks towards a destination; None where it has no way.
@@ -234,7 +170,7 @@ class AddressWatch:
         except NetlinkError as error:
             if error.code in _NO_ROUTE:
                 return None
-            raise AddressWatchError(f"the route to {destination} could not be looked up: {error}") from error
+            raise AddressesNotRead(f"the route to {destination} could not be looked up: {error}") from error
         if not answer or answer[0]["type"] not in (_RTN_UNICAST, _RTN_LOCAL):
             # IPv6 answers with the route even where it is a reject route
             return None
@@ -250,9 +186,9 @@ class AddressWatch:
 
     async def _open_monitor(self) -> Any:
         monitor = AsyncIPRSocket(rcvbuf=self._receive_buffer)
-        monitor.set_marshal(_HeaderMarshal())
+        monitor.set_marshal(HeaderMarshal())
         try:
-            await monitor.bind(_GROUPS)
+            await monitor.bind(GROUPS)
             # Without CAP_NET_ADMIN what net.core.rmem_max allows has to do.
             with suppress(PermissionError):
                 monitor.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, self._receive_buffer)
@@ -272,16 +208,25 @@ class AddressWatch:
                 except OSError:
                     self.overruns += 1
                     self._monitor.close()
-                    self._monitor = await self._open_monitor()
-                    self._note(_Change.ALL)
+                    self._monitor = await self._open_again()
+                    self._note(Change.ALL)
         finally:
             self._woken.set()
 
-    def _note(self, change: _Change) -> None:
-        if change & _Change.ROUTING:
+    async def _open_again(self) -> Any:
+        """As soon as it can be had: descriptors and memory come back."""
+        while True:
+            try:
+                return await self._open_monitor()
+            except OSError:
+                await asyncio.sleep(REOPEN)
+                self._note(Change.ALL)  # what can't be heard is looked for
+
+    def _note(self, change: Change) -> None:
+        if change & Change.ROUTING:
             self._routing += 1
         self._pending |= change
-        if change & (_Change.ADDRESSES | _Change.LINKS):
+        if change & (Change.ADDRESSES | Change.LINKS):
             self._urgent.set()
         self._woken.set()
 
@@ -305,18 +250,18 @@ class AddressWatch:
 
     # Reading
 
-    async def _snapshot(self, pending: _Change) -> HostAddresses:
+    async def _snapshot(self, pending: Change) -> HostAddresses:
         # Before reading: a change while reading is counted, and noted, for the next snapshot.
         routing = self._routing
-        if not pending & (_Change.ADDRESSES | _Change.LINKS) and self._last is not None:
+        if not pending & (Change.ADDRESSES | Change.LINKS) and self._last is not None:
             return replace(self._last, routing=routing)
         try:
             messages = await self._request(lambda ipr: _dump(ipr.addr))
             indexes = {message["index"] for message in messages}
-            if pending & _Change.LINKS or not indexes <= self._links.keys():
+            if pending & Change.LINKS or not indexes <= self._links.keys():
                 await self._read_links()
         except NetlinkError as error:
-            raise AddressWatchError(f"the host's addresses could not be read: {error}") from error
+            raise AddressesNotRead(f"the host's addresses could not be read: {error}") from error
         # An address without a link: its link has gone since; a notification about that is on its way.
         found = (_local_address(message, self._links) for message in messages)
         return HostAddresses(
@@ -326,7 +271,11 @@ class AddressWatch:
         )
 
     async def _read_links(self) -> None:
-        links = (_link_state(message) for message in await self._request(lambda ipr: _dump(ipr.link)))
+        try:
+            messages = await self._request(lambda ipr: _dump(ipr.link))
+        except NetlinkError as error:
+            raise AddressesNotRead(f"the host's links could not be read: {error}") from error
+        links = (_link_state(message) for message in messages)
         self._links = {link.index: link for link in links}
 
     async def _request(self, operation: Callable[[Any], Awaitable[T]]) -> T:
@@ -343,7 +292,7 @@ class AddressWatch:
                 except (OSError, TimeoutError) as error:
                     self._drop_requests()
                     if attempt == 2:
-                        raise AddressWatchError(f"the kernel does not answer on rtnetlink: {error!r}") from error
+                        raise AddressesNotRead(f"the kernel does not answer on rtnetlink: {error!r}") from error
                 except BaseException:
                     # Cancelled in the middle: what is still to come would be taken for the next answer.
                     self._drop_requests()
