@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import stat
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from swanroam.cli.client import ClientError, ask
 from swanroam.cli.exits import Exit
 from swanroam.daemon import api
 from swanroam.daemon.api import MAX_REQUEST, Api, RequestError
+from unit.descriptors import no_descriptors
 
 
 async def echo(request: dict[str, Any]) -> dict[str, Any]:
@@ -212,3 +214,23 @@ def test_a_daemon_that_dies_during_the_request_is_told_apart_from_none(tmp_path:
         server.close()
 
     asyncio.run(run())
+
+
+def test_without_descriptors_a_client_waits_until_there_are_some(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asyncio.constants.ACCEPT_RETRY_DELAY", 0.01)
+    path = tmp_path / "api.sock"
+
+    async def use() -> None:
+        loop = asyncio.get_running_loop()
+        told: asyncio.Future[dict[str, Any]] = loop.create_future()
+        loop.set_exception_handler(lambda _, context: None if told.done() else told.set_result(context))
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as client:
+            with no_descriptors():
+                await loop.sock_connect(client, str(path))
+                await loop.sock_sendall(client, b'{"command": "echo"}\n')
+                assert "out of system resource" in (await told)["message"]
+            assert json.loads(await loop.sock_recv(client, 1000)) == {"ok": True, "echo": {"command": "echo"}}
+
+    serving(path, use)
