@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from swanroam.cli.client import ClientError, ask
 from swanroam.cli.exits import Exit
 from swanroam.daemon import api
 from swanroam.daemon.api import MAX_REQUEST, Api, RequestError
+from swanroam.daemon.logs import loop_failure
 from unit.descriptors import no_descriptors
 
 
@@ -224,13 +226,14 @@ def test_without_descriptors_a_client_waits_until_there_are_some(
 
     async def use() -> None:
         loop = asyncio.get_running_loop()
-        told: asyncio.Future[dict[str, Any]] = loop.create_future()
-        loop.set_exception_handler(lambda _, context: None if told.done() else told.set_result(context))
+        loop.set_exception_handler(loop_failure)
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as client:
-            with no_descriptors():
+            with no_descriptors(), capture_logs() as logged:
                 await loop.sock_connect(client, str(path))
                 await loop.sock_sendall(client, b'{"command": "echo"}\n')
-                assert "out of system resource" in (await told)["message"]
+                while not logged:
+                    await asyncio.sleep(0.001)
+            assert (logged[0]["event"], "LimitNOFILE=" in logged[0]["remedy"]) == ("loop_failed", True)
             assert json.loads(await loop.sock_recv(client, 1000)) == {"ok": True, "echo": {"command": "echo"}}
 
     serving(path, use)

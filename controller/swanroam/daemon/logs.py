@@ -6,10 +6,12 @@ Key material never gets here: the layers below do not hand it out.
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import logging
 import sys
 from contextlib import suppress
-from typing import TextIO, cast
+from typing import Any, TextIO, cast
 
 import structlog
 
@@ -35,6 +37,14 @@ def configure(log_format: LogFormat, level: LogLevel, stream: TextIO | None = No
         logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _Lossy(target))),
         cache_logger_on_first_use=False,
     )
+
+
+def loop_failure(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """asyncio's exception handler: what it can't hand to anybody, as a client whose connection it can't accept."""
+    error = context.get("exception")
+    lacking = isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
+    remedy = {"remedy": "more open files (LimitNOFILE= of the service)"} if lacking else {}
+    structlog.get_logger("swanroam").error("loop_failed", what=context["message"], exc_info=error, **remedy)
 
 
 class _Lossy:

@@ -28,6 +28,7 @@ from swanroam.daemon.control_channel import ControlChannel
 from swanroam.daemon.controller import Controller, HostError
 from swanroam.daemon.host import LocalHost
 from swanroam.daemon.journal import Journal
+from swanroam.daemon.logs import loop_failure
 from swanroam.daemon.socket_report import SocketReport
 from swanroam.daemon.status import Status
 from swanroam.daemon.transport import LocalSockets
@@ -65,6 +66,7 @@ async def run(config: Config, families: Collection[AddressFamily]) -> None:
     the kernel is then as it was before. Raises HostError and AddressWatchError when something it needs breaks away
     underneath; what connections need then stays in the kernel.
     """
+    asyncio.get_running_loop().set_exception_handler(loop_failure)
     async with AsyncExitStack() as stack:
         stack.enter_context(single_instance(config))
         client = await stack.enter_async_context(ViciClient(config.vici_socket))
