@@ -15,7 +15,7 @@ from swanroam.config import PeerSettings
 from swanroam.daemon import controller as controller_module
 from swanroam.daemon.controller import HostError
 from swanroam.daemon.journal import Journal, JournalError
-from swanroam.protocol.events import AddressesRead, EstablishFilters, Event, FiltersFailed, ReleaseFilters
+from swanroam.protocol.events import AddressesRead, EstablishFilters, Event, FiltersFailed, ReleaseFilters, TimerExpired
 from swanroam.protocol.host_state import Pair
 from swanroam.protocol.messages import AddressChange, Verdict
 from unit.fake_host import ITS, A, B, FakeHost, P, Q, Stage, configuration, on_stage
@@ -178,9 +178,7 @@ def test_after_a_crash_with_an_old_journal_the_connections_are_carried_again(tmp
     on_stage(tmp_path, next_run)
 
 
-def test_in_a_quiet_moment_the_kernel_is_compared_and_trouble_with_it_shows(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_kernel_is_compared_and_trouble_with_it_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(controller_module, "VERIFY", 0.01)
 
     async def story(stage: Stage) -> None:
@@ -190,6 +188,19 @@ def test_in_a_quiet_moment_the_kernel_is_compared_and_trouble_with_it_shows(
         await stage.until(lambda: stage.controller.not_applied)
         stage.host.failure = None
         await stage.until(lambda: not stage.controller.not_applied)
+
+    on_stage(tmp_path, story)
+
+
+def test_the_kernel_is_compared_however_much_happens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(controller_module, "VERIFY", 0.01)
+
+    async def story(stage: Stage) -> None:
+        async with asyncio.timeout(10):
+            while stage.host.log.count("forget") < 3:
+                for _ in range(10):
+                    stage.submit(TimerExpired())
+                await asyncio.sleep(0)
 
     on_stage(tmp_path, story)
 

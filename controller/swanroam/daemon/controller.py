@@ -51,7 +51,7 @@ RETRANSMIT_CEILING = 5.0
 RETRY_APPLY = 1.0
 """Seconds after which a kernel state that could not be applied is tried again."""
 VERIFY = 15.0
-"""Seconds without an event after which the kernel is compared with what it should have."""
+"""Seconds after which the kernel is compared with what it should have, however much happens."""
 HISTORY = 50
 """Finished handovers that `status` can show."""
 
@@ -194,17 +194,22 @@ class Controller:
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
             await self._apply_all()
+            clock = asyncio.get_running_loop().time
+            due = clock() + VERIFY
             while True:
                 try:
-                    async with asyncio.timeout(VERIFY):
+                    async with asyncio.timeout_at(due):
                         peer, event = await self._queue.get()
                 except TimeoutError:
-                    await self._verify()
+                    pass
                 else:
                     await self._process(peer, event)
+                if clock() >= due:
+                    await self._verify()
+                    due = clock() + VERIFY
 
     async def _verify(self) -> None:
-        """In a quiet moment: mends what somebody else has changed of ours."""
+        """Mends what somebody else has changed of ours."""
         self._applied = None
         self._host.forget()
         try:
