@@ -98,6 +98,7 @@ def test_killed_at_a_few_steps(lab: Lab) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("family", [Family.IPV4], ids=["ipv4"])
 @pytest.mark.parametrize("moment", Moment, ids=lambda moment: moment.value)
 @pytest.mark.parametrize("which", ["mobile", "correspondent"])
