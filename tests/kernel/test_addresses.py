@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from kernel.fresh_namespace import in_fresh_namespace, ip, until_local
-from swanroam.kernel.address_watch import AddressWatch, AddressWatchError
+from swanroam.kernel import address_watch
+from swanroam.kernel.address_watch import AddressesNotRead, AddressWatch, AddressWatchError
 from swanroam.kernel.addresses import AddressSelection, HostAddresses, LinkState, LocalAddress, RouteChoice
+from unit.descriptors import no_descriptors
 
 pytestmark = pytest.mark.kernel
 
@@ -399,6 +401,37 @@ def test_several_overruns_in_a_row_do_no_harm() -> None:
             assert watch.overruns > overruns
 
     scenario(steps, receive_buffer=4096)
+
+
+def test_without_descriptors_for_a_new_socket_the_kernel_is_read_until_there_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(address_watch, "REOPEN", 0.01)
+
+    async def steps(watch: AddressWatch) -> None:
+        await anext(watch)
+        ip(*(f"address add 10.0.{number // 250}.{number % 250 + 1}/32 dev net-b" for number in range(500)))
+        expected = kernels_addresses()
+        with no_descriptors():
+            await until(watch, lambda host: reported(host) == expected)
+            assert watch.overruns == 1
+
+        ip("address add 198.51.100.1/24 dev net-b")
+        await until(watch, lambda host: NEW in addresses(host))
+        assert watch.overruns == 1
+
+    scenario(steps, receive_buffer=4096)
+
+
+def test_a_question_that_the_kernel_could_not_be_asked_can_be_asked_again() -> None:
+    async def steps(watch: AddressWatch) -> None:
+        await anext(watch)
+        watch._drop_requests()
+        with no_descriptors(), pytest.raises(AddressesNotRead, match="Too many open files"):
+            await watch.source_for(PEER)
+        assert await watch.source_for(PEER) == RouteChoice(OLD, "net-a")
+
+    scenario(steps)
 
 
 def test_cancelled_wait_loses_no_change() -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from lab import dying
 from lab.charon import unconfined
 from lab.namespace import CommandError, Namespace
 from lab.waiting import wait_for
@@ -61,6 +62,8 @@ class Controller:
     peers: list["Host"] = field(default_factory=list)
     """Hosts that the default configuration manages."""
     pid: int | None = None
+    mortal: bool = False
+    """Those that are started from now on obey `die_at`."""
     _runs: int = 0
     _starts_before: int = 0
 
@@ -136,8 +139,22 @@ class Controller:
             "STRONGSWAN_CONF": str(self.directory / "strongswan.conf"),
             "SWANCTL_DIR": str(self.directory / "swanctl"),
         }
+        if self.mortal:
+            environment[dying.VARIABLE] = str(self._death)
         run = Run(argv, self.namespace.holder_pid, str(stdout), str(stderr), environment)
         return self.zygote.run(run)
+
+    @property
+    def _death(self) -> Path:
+        return self.directory / "death"
+
+    def die_at(self, moment: dying.Moment, number: int) -> None:
+        """As if SIGKILL came at the `number`-th such moment from now on."""
+        dying.order(self._death, moment, number)
+
+    def die_no_more(self) -> None:
+        """An order that was not carried out yet is withdrawn."""
+        self._death.unlink(missing_ok=True)
 
     def stop(self) -> int:
         """SIGTERM and wait; returns the exit status. No controller is status 0."""

@@ -31,11 +31,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     shard = os.environ.get("SWANROAM_SHARD")
     if not shard:
         return
+    _deselect(config, items, [item for item in items if item.get_closest_marker("guest") and not _in_a_guest()])
     index, total = (int(part) for part in shard.split("/"))
     mine = set(divide(Counter(str(item.path) for item in items), total)[index - 1])
-    others = [item for item in items if str(item.path) not in mine]
-    items[:] = [item for item in items if str(item.path) in mine]
+    _deselect(config, items, [item for item in items if str(item.path) not in mine])
+
+
+def _in_a_guest() -> bool:
+    """Whether the kernel is there for this run alone."""
+    return os.environ.get("SWANROAM_LAB_KERNEL") == "guest"
+
+
+def _deselect(config: pytest.Config, items: list[pytest.Item], others: list[pytest.Item]) -> None:
     if others:
+        items[:] = [item for item in items if item not in others]
         config.hook.pytest_deselected(items=others)
 
 

@@ -1,7 +1,8 @@
 """A process that has imported swanroam and forks for each of its runs.
 
 Importing takes seconds on a guest kernel. What runs is the command's own `main(argv)`, in the host's network and
-mount namespaces and in a session of its own, with the standard streams it is given; nothing is replaced.
+mount namespaces and in a session of its own, with the standard streams it is given; nothing is replaced, unless it is
+to die (`lab.dying`).
 
 Requests and replies are lines of JSON on a socket: {"run": argv, …} → {"pid": N}; {"poll": pid} → {"status": S}.
 """
@@ -19,8 +20,10 @@ import subprocess
 import sys
 import traceback
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TextIO
 
+from lab import dying
 from lab.namespace import CommandError
 
 CLONE_NEWNS = 0x00020000
@@ -131,6 +134,8 @@ def _child(request: dict[str, Any]) -> int:
     random.seed()  # every child would have its parent's state
     sys.argv = [PACKAGE, *request["run"]]
     main = importlib.import_module(MAIN).main
+    if (orders := request["environment"].get(dying.VARIABLE)) is not None:
+        dying.obey(Path(orders))
     try:
         return int(main(request["run"]) or 0)
     except SystemExit as stop:

@@ -154,8 +154,10 @@ class Stage:
             )
         )
 
-    def acknowledge(self, verdict: Verdict = Verdict.ACCEPTED, reason: str = "") -> None:
-        """The peer's answer to the last address change sent."""
+    def acknowledge(
+        self, verdict: Verdict = Verdict.ACCEPTED, reason: str = "", last_sequence: int | None = None
+    ) -> None:
+        """The peer's answer to the last address change sent; it has accepted that or `last_sequence`."""
         change = next(message for message in reversed(self.sent) if isinstance(message, AddressChange))
         self.submit(
             MessageReceived(
@@ -166,7 +168,7 @@ class Stage:
                     verdict=verdict,
                     challenge=None,
                     grace_ms=0,
-                    last_sequence=change.sequence,
+                    last_sequence=change.sequence if last_sequence is None else last_sequence,
                     reason=reason,
                     instance=bytes(INSTANCE_SIZE),
                 )

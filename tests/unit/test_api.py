@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import stat
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from swanroam.cli.client import ClientError, ask
 from swanroam.cli.exits import Exit
 from swanroam.daemon import api
 from swanroam.daemon.api import MAX_REQUEST, Api, RequestError
+from swanroam.daemon.logs import loop_failure
+from unit.descriptors import no_descriptors
 
 
 async def echo(request: dict[str, Any]) -> dict[str, Any]:
@@ -212,3 +216,24 @@ def test_a_daemon_that_dies_during_the_request_is_told_apart_from_none(tmp_path:
         server.close()
 
     asyncio.run(run())
+
+
+def test_without_descriptors_a_client_waits_until_there_are_some(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asyncio.constants.ACCEPT_RETRY_DELAY", 0.01)
+    path = tmp_path / "api.sock"
+
+    async def use() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(loop_failure)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as client:
+            with no_descriptors(), capture_logs() as logged:
+                await loop.sock_connect(client, str(path))
+                await loop.sock_sendall(client, b'{"command": "echo"}\n')
+                while not logged:
+                    await asyncio.sleep(0.001)
+            assert (logged[0]["event"], "LimitNOFILE=" in logged[0]["remedy"]) == ("loop_failed", True)
+            assert json.loads(await loop.sock_recv(client, 1000)) == {"ok": True, "echo": {"command": "echo"}}
+
+    serving(path, use)

@@ -82,6 +82,20 @@ def test_the_protocol_is_pure() -> None:
         assert not roots & IMPURE, f"{path.relative_to(PACKAGE)} imports {sorted(roots & IMPURE)}"
 
 
+def test_nothing_goes_by_the_time_of_day() -> None:
+    """It jumps when somebody sets it. The only stamps are the log's, made by structlog."""
+    harmless = {"time.monotonic", "time.sleep"}
+    for path in PACKAGE.rglob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        used = {
+            f"time.{node.attr}"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "time"
+        }
+        used |= {name for name in imports(path) if name.split(".")[0] in ("datetime", "time") and name != "time"}
+        assert used <= harmless, f"{path.relative_to(PACKAGE)} uses {sorted(used - harmless)}"
+
+
 def test_modules_stay_small_enough_to_be_read() -> None:
     long = {
         str(path.relative_to(PACKAGE)): count

@@ -193,8 +193,8 @@ def test_what_ends_the_daemon_is_one_line_and_no_traceback(
 
 
 def test_errors_of_parts_that_run_side_by_side_come_out_as_the_first_of_them() -> None:
-    host, journal, bug = HostError("one"), JournalError("two"), ZeroDivisionError("a bug")
-    group = BaseExceptionGroup("parts", [BaseExceptionGroup("inner", [host]), journal])
+    host, watch, bug = HostError("one"), AddressWatchError("two"), ZeroDivisionError("a bug")
+    group = BaseExceptionGroup("parts", [BaseExceptionGroup("inner", [host]), watch])
 
     assert daemon_module._only_expected(group) is host
     assert daemon_module._only_expected(BaseExceptionGroup("parts", [host, bug])) is None

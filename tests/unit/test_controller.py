@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from swanroam.config import PeerSettings
 from swanroam.daemon import controller as controller_module
 from swanroam.daemon.controller import HostError
 from swanroam.daemon.journal import Journal, JournalError
-from swanroam.protocol.events import AddressesRead, EstablishFilters, Event, FiltersFailed, ReleaseFilters
+from swanroam.protocol.events import AddressesRead, EstablishFilters, Event, FiltersFailed, ReleaseFilters, TimerExpired
 from swanroam.protocol.host_state import Pair
 from swanroam.protocol.messages import AddressChange, Verdict
 from unit.fake_host import ITS, A, B, FakeHost, P, Q, Stage, configuration, on_stage
@@ -105,30 +106,79 @@ def test_what_the_kernel_refuses_is_not_promised_and_tried_again(
     on_stage(tmp_path, story)
 
 
-def test_a_journal_that_cannot_be_written_stops_what_is_new_and_is_told(
+def test_a_journal_that_cannot_be_written_does_not_stop_the_work_and_is_told_once(tmp_path: Path) -> None:
+    async def story(stage: Stage) -> None:
+        await registered(stage)
+        blocked = stage.journal.path.with_name("journal.json.new")
+        blocked.mkdir()
+        with capture_logs() as logged:
+            stage.submit(AddressesRead(B, frozenset({B})))
+            await stage.until(lambda: stage.sent[-1].sequence > 1)
+            stage.acknowledge()
+            await stage.until(lambda: f"establish {Pair(B, P)}" in stage.host.log)
+        assert stage.host.state.held == {A, B}
+        assert stage.host.state.carriers
+        assert "cannot write the journal" in stage.controller.not_journalled
+        assert [entry["event"] for entry in logged].count("journal_not_written") == 1
+        assert journalled(tmp_path)["own"] == [str(A)]
+
+        blocked.rmdir()
+        stage.associated((A, P), (B, P))
+        await stage.until(lambda: not stage.controller.not_journalled)
+        assert journalled(tmp_path)["own"] == [str(B), str(A)]
+
+    on_stage(tmp_path, story)
+
+
+def test_a_journal_that_can_be_written_again_is_so_in_the_next_quiet_moment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(controller_module, "RETRY_APPLY", 0.01)
+    monkeypatch.setattr(controller_module, "VERIFY", 0.01)
 
     async def story(stage: Stage) -> None:
         await registered(stage)
         blocked = stage.journal.path.with_name("journal.json.new")
         blocked.mkdir()
         stage.submit(AddressesRead(B, frozenset({B})))
-        await stage.until(lambda: stage.controller.not_applied)
-        assert "cannot write the journal" in stage.controller.not_applied
-        assert stage.host.state.held == {A}
-
-        blocked.rmdir()
-        await stage.until(lambda: stage.host.state.held == {A, B})
-        assert stage.controller.not_applied == ""
+        await stage.until(lambda: stage.controller.not_journalled)
+        with capture_logs() as logged:
+            blocked.rmdir()
+            await stage.until(lambda: not stage.controller.not_journalled)
+        assert "journal_written" in [entry["event"] for entry in logged]
+        assert journalled(tmp_path)["own"] == [str(B), str(A)]
 
     on_stage(tmp_path, story)
 
 
-def test_in_a_quiet_moment_the_kernel_is_compared_and_trouble_with_it_shows(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_after_a_crash_with_an_old_journal_the_connections_are_carried_again(tmp_path: Path) -> None:
+    """The move was made while the disk was full: the next run knows only of the address before."""
+
+    async def crash(stage: Stage) -> None:
+        await registered(stage)
+        (tmp_path / "state" / "journal.json.new").mkdir()
+        stage.submit(AddressesRead(B, frozenset({B})))
+        await stage.until(lambda: stage.sent[-1].sequence > 1)
+        stage.acknowledge()
+        await stage.until(lambda: f"establish {Pair(B, P)}" in stage.host.log)
+
+    async def next_run(stage: Stage) -> None:
+        stage.associated((A, P))
+        stage.submit(AddressesRead(B, frozenset({B})))
+        await stage.until(lambda: stage.host.applied and stage.host.state.carriers)
+        assert stage.host.state.held == {A, B}
+        await stage.until(lambda: stage.sent)
+        stage.acknowledge(Verdict.STALE, last_sequence=7)
+        await stage.until(lambda: stage.sent[-1].sequence > 7)
+        change = stage.sent[-1]
+        assert isinstance(change, AddressChange)
+        assert (change.current, change.deprecated) == (B, (A,))
+
+    on_stage(tmp_path, crash)
+    (tmp_path / "state" / "journal.json.new").rmdir()
+    on_stage(tmp_path, next_run)
+
+
+def test_the_kernel_is_compared_and_trouble_with_it_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(controller_module, "VERIFY", 0.01)
 
     async def story(stage: Stage) -> None:
@@ -138,6 +188,19 @@ def test_in_a_quiet_moment_the_kernel_is_compared_and_trouble_with_it_shows(
         await stage.until(lambda: stage.controller.not_applied)
         stage.host.failure = None
         await stage.until(lambda: not stage.controller.not_applied)
+
+    on_stage(tmp_path, story)
+
+
+def test_the_kernel_is_compared_however_much_happens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(controller_module, "VERIFY", 0.01)
+
+    async def story(stage: Stage) -> None:
+        async with asyncio.timeout(10):
+            while stage.host.log.count("forget") < 3:
+                for _ in range(10):
+                    stage.submit(TimerExpired())
+                await asyncio.sleep(0.001)
 
     on_stage(tmp_path, story)
 

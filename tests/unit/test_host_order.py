@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from ipaddress import IPv6Network, ip_address
+from itertools import chain
 from pathlib import Path
 from socket import AddressFamily
 from unittest import mock
@@ -21,29 +21,25 @@ from hypothesis import strategies as st
 from swanroam.daemon import host as host_module
 from swanroam.daemon.controller import HostError
 from swanroam.daemon.host import LocalHost
-from swanroam.daemon.translation import ANY_TRAFFIC, KernelState, ProtectedTraffic, kernel_state
+from swanroam.daemon.translation import ANY_TRAFFIC, KernelState, ProtectedTraffic
 from swanroam.ike.migrate import AddressPair, OvertakenError
 from swanroam.ike.vici import ViciClient
 from swanroam.kernel.carrier import Admitted, Changes, FoundCarriers
 from swanroam.kernel.xfrm import policies as policies_module
-from swanroam.kernel.xfrm.constants import IPPROTO_IPIP, IPPROTO_IPV6, Action, Direction
 from swanroam.kernel.xfrm.errors import XfrmError, error_for
-from swanroam.kernel.xfrm.guards import BYPASS_PRIORITY, CARRIED_PRIORITY, ELSEWHERE_PRIORITY
 from swanroam.kernel.xfrm.locks import TcpTuple
 from swanroam.kernel.xfrm.policies import PolicyChanges
 from swanroam.kernel.xfrm.policy import Policy, PolicyKey
 from swanroam.protocol.binding import Binding
 from swanroam.protocol.events import FiltersEstablished, MigrateFilters
-from swanroam.protocol.host_state import Crossing, HostState, Pair, host_state
+from swanroam.protocol.host_state import Crossing, Pair, host_state
 from swanroam.protocol.messages import IPAddress
 from unit.fake_host import configuration
+from unit.host_states import DATABASE, addresses, handover, is_bypass, is_clear, judge, translated
 
 Wanted = Callable[[], bool]
-PREFIX = IPv6Network("fd53:7761:6e72::/48")
-CLEAR_MARK = 0x5355
 CARRIER, OTHERS = 9, (1, 2, 3)
 """Indexes of the carrier's device and of the others."""
-DATABASE = frozenset({ProtectedTraffic(6, remote_port=5432)})
 
 
 class Kernel:
@@ -65,11 +61,11 @@ class Kernel:
         by_key = policies_module._by_key(wanted)
         changed = [policy for key, policy in by_key.items() if self.present.get(key) != policy]
         surplus = [policy for key, policy in self.present.items() if key not in by_key]
-        for policy in sorted(changed, key=policies_module._blocks_first):
+        for policy in chain(*policies_module._split(changed)):
             self._step()
             self.present[policy.key] = policy
             self._look()
-        for policy in sorted(surplus, key=policies_module._blocks_first, reverse=True):
+        for policy in chain(*reversed(policies_module._split(surplus))):
             self._step()
             del self.present[policy.key]
             self._look()
@@ -89,7 +85,7 @@ class Kernel:
 
     def _look(self) -> None:
         self.steps.append(frozenset(self.present.values()))
-        judge(self.present.values())
+        judge(self.present.values(), OTHERS)
 
 
 class Plane:
@@ -108,36 +104,6 @@ class Plane:
 
     def device_index(self, family: AddressFamily) -> int:
         return CARRIER
-
-
-def is_bypass(policy: Policy) -> bool:
-    return policy.priority == BYPASS_PRIORITY and policy.selector.proto in (IPPROTO_IPIP, IPPROTO_IPV6)
-
-
-def is_clear(policy: Policy) -> bool:
-    return policy.priority == CARRIED_PRIORITY
-
-
-def judge(policies: Collection[Policy]) -> None:
-    """What must be true at every step."""
-    clear = [policy for policy in policies if is_clear(policy)]
-    bypasses = [policy.direction for policy in policies if is_bypass(policy)]
-    assert not clear or Direction.OUT not in bypasses, "clear packets in a carrier that need not be ESP"
-    blocks = [policy for policy in policies if policy.action is Action.BLOCK]
-    elsewhere = {
-        (policy.selector.saddr, policy.selector.daddr, policy.selector.ifindex)
-        for policy in blocks
-        if policy.priority == ELSEWHERE_PRIORITY
-    }
-    for policy in clear:
-        selector = policy.selector
-        # It has the key that a bypass for the same carrier would have: there can't be both.
-        assert any(
-            block.direction is policy.direction and block.selector.proto in (IPPROTO_IPIP, IPPROTO_IPV6)
-            for block in blocks
-        ), "the carrier is not guarded"
-        if policy.direction is Direction.OUT and selector.saddr.version == 6:
-            assert {(selector.saddr, selector.daddr, index) for index in OTHERS} <= elsewhere, "leaves by other devices"
 
 
 def local_host(kernel: Kernel, directory: Path) -> LocalHost:
@@ -164,26 +130,6 @@ def apply_all(kernel: Kernel, states: Sequence[KernelState], directory: Path) ->
         mock.patch.object(host_module, "if_nameindex", return_value=[(index, "") for index in (CARRIER, *OTHERS)]),
     ):
         asyncio.run(run())
-
-
-def addresses(version: int) -> tuple[IPAddress, ...]:
-    """Three of this host and one of the peer."""
-    prefix = "192.0.2." if version == 4 else "2001:db8::"
-    return tuple(ip_address(f"{prefix}{number}") for number in (1, 2, 3, 9))
-
-
-def translated(state: HostState, traffic: frozenset[ProtectedTraffic] = ANY_TRAFFIC) -> KernelState:
-    return kernel_state([(state, traffic)], PREFIX, CLEAR_MARK)
-
-
-def handover(version: int, traffic: frozenset[ProtectedTraffic]) -> list[KernelState]:
-    """The states of a host that moves, from the first to the last."""
-    a, b, _, peer = addresses(version)
-    there = Binding(b, (a,))
-    states = [host_state(Binding(a), Binding(peer), peer_proven=peer, holds=True)]
-    states += [host_state(there, Binding(peer), peer_proven=peer, holds=True, crossing=step) for step in Crossing]
-    states.append(host_state(Binding(b), Binding(peer), peer_proven=peer, holds=True, crossing=Crossing.DONE))
-    return [translated(state, traffic) for state in states]
 
 
 @pytest.mark.parametrize("version", [4, 6])

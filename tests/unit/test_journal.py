@@ -59,7 +59,7 @@ def test_a_write_that_fails_leaves_the_old_journal_and_is_tried_again(path: Path
     blocked = path.with_name(path.name + ".new")
     blocked.mkdir()
 
-    with pytest.raises(JournalError, match=r"cannot write the journal .*: make room or mend the permissions of"):
+    with pytest.raises(JournalError, match=r"cannot write the journal .*: Is a directory: mend the permissions of"):
         written.store({})
     assert journal(path).load() == {"peer.example.org": PEER}
 

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
+from swanroam.protocol.correspondent import BURST, MAX_CHANGES
 from swanroam.protocol.events import Fact
 from swanroam.protocol.handover import Result
 from unit.simulation import DEAD_PEER, FORGET_AFTER, GIVE_UP, GRACE, Crash, Host, World, address
@@ -144,6 +145,19 @@ def test_refused_address_leaves_the_host_where_it_was():
     results = [report.handover.result for report in world.a.reports if report.fact is Fact.HANDOVER_FINISHED]
     assert results == [Result.REFUSED]
     _settle(world)
+
+
+@pytest.mark.parametrize("keep", [True, False], ids=["both there", "one there"])
+def test_addresses_that_flap_ten_times_a_second_cause_no_more_than_the_peer_allows(keep: bool):
+    world = _world()
+    seconds = 20
+    for turn in range(10 * seconds):
+        world.a.move(address("a", 1 + turn % 2), keep=keep)
+        world.run(0.1)
+    accepted = sum(report.fact is Fact.CHANGE_ACCEPTED for report in world.b.reports)
+    assert accepted <= BURST + seconds * MAX_CHANGES + 1  # the first is that of registering
+    _settle(world)
+    assert world.a.machine.own.current == address("a", 2)
 
 
 def test_dead_path_leads_back_to_the_old_address():

@@ -71,6 +71,24 @@ def test_a_peer_that_is_not_there_is_no_problem(tmp_path: Path) -> None:
     on_stage(tmp_path, story)
 
 
+def test_a_journal_that_cannot_be_written_needs_attention_until_it_can(tmp_path: Path) -> None:
+    async def story(stage: Stage) -> None:
+        await registered(stage)
+        blocked = stage.journal.path.with_name("journal.json.new")
+        blocked.mkdir()
+        stage.submit(AddressesRead(B, frozenset({B})))
+        await stage.until(lambda: stage.controller.not_journalled)
+        (problem,) = (await View(stage).document())["problems"]
+        assert problem.startswith(f"cannot write the journal {stage.journal.path}: ")
+        assert problem.endswith("Handovers go on, but a crash or reboot now would lose what was done since")
+        blocked.rmdir()
+        stage.associated((B, P))
+        await stage.until(lambda: not stage.controller.not_journalled)
+        assert (await View(stage).document())["problems"] == []
+
+    on_stage(tmp_path, story)
+
+
 def test_a_peer_at_rest_is_fine(tmp_path: Path) -> None:
     async def story(stage: Stage) -> None:
         await registered(stage)

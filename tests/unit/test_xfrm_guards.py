@@ -5,9 +5,11 @@ from ipaddress import IPv4Network, ip_address, ip_network
 import pytest
 
 from swanroam.kernel.xfrm import guards
+from swanroam.kernel.xfrm.codec import IPAddress
 from swanroam.kernel.xfrm.constants import Action, Direction
 from swanroam.kernel.xfrm.lifetimes import Mark
 from swanroam.kernel.xfrm.policies import OWNER
+from swanroam.kernel.xfrm.policy import Policy
 
 ME, PEER = ip_address("10.0.0.1"), ip_address("10.0.0.2")
 ME6, PEER6 = ip_address("2001:db8::1"), ip_address("2001:db8::2")
@@ -32,6 +34,19 @@ def test_every_policy_bears_the_owners_mark() -> None:
     }
     assert {policy.selector.user for policy in policies} == {OWNER}
     assert OWNER.to_bytes(4, "big") == b"swnr"
+
+
+@pytest.mark.parametrize(("me", "peer"), [(ME, PEER), (ME6, PEER6)])
+def test_every_policy_is_the_same_when_it_is_read_back(me: IPAddress, peer: IPAddress) -> None:
+    """Or it would be set again whenever the kernel is compared with what should be."""
+    policies = {
+        guards.guard(me, peer, Direction.OUT, protocol=6, destination_port=80),
+        guards.bypass(me, peer, 4, Direction.IN),
+        guards.carried_inner_out(me, peer, 7),
+        guards.carried_inner_in(peer, me, Mark(1, 1)),
+        guards.kept_inbound(peer, me),
+    }
+    assert {Policy.decode(policy.encode()) for policy in policies} == policies
 
 
 def test_guard_of_one_connection() -> None:

@@ -288,6 +288,24 @@ def test_notices_of_the_own_request_are_part_of_the_answer(play) -> None:
     assert fake.options == [(c.NETLINK_ADD_MEMBERSHIP, Group.SA), (c.NETLINK_DROP_MEMBERSHIP, Group.SA)]
 
 
+def test_a_group_that_cannot_be_joined_is_an_error_like_any_other_and_nothing_is_asked(
+    play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = play(lambda request: [acknowledgment(request)])
+
+    def refuse(level: int, option: int, value: int) -> None:
+        raise OSError(errno.ENOMEM, "no memory")
+
+    monkeypatch.setattr(fake, "setsockopt", refuse)
+
+    async def body(xfrm: XfrmSocket) -> None:
+        with pytest.raises(XfrmError, match=r"cannot add policy .*ENOMEM"):
+            await xfrm.ask(ADD, notices=Group.SA)
+
+    run(body)
+    assert fake.sends == []
+
+
 def test_closing_fails_what_is_under_way(play) -> None:
     play(lambda request: [])
 

@@ -12,7 +12,7 @@ from swanroam.config import AddressSettings
 from swanroam.daemon.api import RequestError
 from swanroam.daemon.controller import Controller, Peer
 from swanroam.kernel.address_choice import AddressChooser, AddressHistory, Keep, Lost, MoveTo, WaitUntil
-from swanroam.kernel.address_watch import AddressWatch
+from swanroam.kernel.address_watch import AddressesNotRead, AddressWatch
 from swanroam.kernel.addresses import AddressSelection, HostAddresses
 from swanroam.kernel.carrier_devices import DEVICE_NAMES
 from swanroam.protocol.events import AddressesRead
@@ -24,6 +24,9 @@ SOON = 0.1
 """Seconds between two decisions while the peer is moving."""
 POLL = 5.0
 """Seconds between two decisions when nothing is heard: a peer's own move can change what routing picks towards it."""
+
+RETRY = 1.0
+"""Seconds after which the kernel is asked again what it did not answer."""
 
 
 class AddressFollower:
@@ -39,6 +42,8 @@ class AddressFollower:
         self._told: dict[str, AddressesRead] = {}
         self._host: HostAddresses | None = None
         self._wake = asyncio.Event()
+        self._trouble = ""
+        """Why the kernel could not be asked last time; empty when it could."""
 
     def look(self) -> None:
         """Something may have changed: decide soon."""
@@ -59,15 +64,31 @@ class AddressFollower:
         selection = AddressSelection(self._settings.interfaces, self._settings.ignore_interfaces, self._settings.ignore)
         async with AddressWatch(selection) as watch, asyncio.TaskGroup() as tasks:
             tasks.create_task(self._decide_when_woken(watch))
-            async for host in watch:
-                self._host = host
-                self._history.observe(host, self._now())
-                addresses = frozenset(local.address for local in host.addresses)
-                if addresses != self._controller.own_addresses:
-                    log.info("addresses_changed", addresses=sorted(map(str, addresses)))
-                    self._controller.own_addresses = addresses
-                self._controller.pass_over(host.uncounted)
-                self._wake.set()
+            while True:
+                try:
+                    host = await anext(watch)
+                except AddressesNotRead as error:
+                    await self._not_read(error)
+                else:
+                    self._seen(host)
+
+    def _seen(self, host: HostAddresses) -> None:
+        self._trouble = ""
+        self._host = host
+        self._history.observe(host, self._now())
+        addresses = frozenset(local.address for local in host.addresses)
+        if addresses != self._controller.own_addresses:
+            log.info("addresses_changed", addresses=sorted(map(str, addresses)))
+            self._controller.own_addresses = addresses
+        self._controller.pass_over(host.uncounted)
+        self._wake.set()
+
+    async def _not_read(self, error: AddressesNotRead) -> None:
+        """Said once, and tried again after a pause."""
+        if str(error) != self._trouble:
+            log.warning("addresses_not_read", reason=str(error), retry_in_s=RETRY)
+        self._trouble = str(error)
+        await asyncio.sleep(RETRY)
 
     async def order(self, request: dict[str, Any]) -> dict[str, Any]:
         """API: a planned move. `address` is one of this host's, or `auto` to follow routing again."""
@@ -133,8 +154,12 @@ class AddressFollower:
                 pass
             self._wake.clear()
             wait = POLL
-            for identity, peer in self._controller.peers.items():
-                wait = min(wait, await self._decide(watch, identity, peer))
+            try:
+                for identity, peer in self._controller.peers.items():
+                    wait = min(wait, await self._decide(watch, identity, peer))
+            except AddressesNotRead as error:
+                await self._not_read(error)
+                self._wake.set()
 
     async def _decide(self, watch: AddressWatch, identity: str, peer: Peer) -> float:
         """Tells one machine what is preferred now; returns in how many seconds to decide again."""

@@ -58,7 +58,7 @@ RETRANSMIT_CEILING = 5.0
 RETRY_APPLY = 1.0
 """Seconds after which a kernel state that could not be applied is tried again."""
 VERIFY = 15.0
-"""Seconds without an event after which the kernel is compared with what it should have."""
+"""Seconds after which the kernel is compared with what it should have, however much happens."""
 HISTORY = 50
 """Finished handovers that `status` can show."""
 
@@ -165,6 +165,8 @@ class Controller:
         self._queue: asyncio.Queue[tuple[Peer, Event]] = asyncio.Queue()
         self.not_applied = ""
         """Why the kernel is not as it should be; empty when it is."""
+        self.not_journalled = ""
+        """Why the journal does not say what is done; empty when it does."""
         self._applied: KernelState | None = None
         self._tasks: asyncio.TaskGroup | None = None
         self._timers: dict[str, asyncio.TimerHandle] = {}
@@ -176,7 +178,7 @@ class Controller:
                     peer.machine.restore(self._stored[identity], now)
                 except ValueError as error:
                     raise journal.damaged(f"{identity}: {error}") from error
-        self._write_journal()  # what can't be written is to be known before the kernel is touched
+        self._journal.store(self._snapshots())  # what can't be written is to be known before the kernel is touched
 
     # --- from outside -------------------------------------------------------------------------------------------
 
@@ -212,17 +214,22 @@ class Controller:
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
             await self._apply_all()
+            clock = asyncio.get_running_loop().time
+            due = clock() + VERIFY
             while True:
                 try:
-                    async with asyncio.timeout(VERIFY):
+                    async with asyncio.timeout_at(due):
                         peer, event = await self._queue.get()
                 except TimeoutError:
-                    await self._verify()
+                    pass
                 else:
                     await self._process(peer, event)
+                if clock() >= due:
+                    await self._verify()
+                    due = clock() + VERIFY
 
     async def _verify(self) -> None:
-        """In a quiet moment: mends what somebody else has changed of ours."""
+        """Mends what somebody else has changed of ours."""
         self._applied = None
         self._host.forget()
         try:
@@ -230,7 +237,7 @@ class Controller:
                 log.warning(
                     "kernel_mended", detail="something of ours was changed or missing; it is as it should be now"
                 )
-        except (HostError, JournalError) as error:
+        except HostError as error:
             self.not_applied = str(error)
             log.error("host_state_not_applied", error=str(error), retry_in_s=VERIFY)
 
@@ -244,7 +251,7 @@ class Controller:
         actions = peer.machine.feed(event, loop.time())
         try:
             changed = await self._apply_all()
-        except (HostError, JournalError) as error:
+        except HostError as error:
             self.not_applied = str(error)
             peer.log.error("host_state_not_applied", error=str(error), retry_in_s=RETRY_APPLY)
             loop.call_later(RETRY_APPLY, self.submit, peer, TimerExpired())
@@ -260,7 +267,7 @@ class Controller:
         self._set_timer(peer)
 
     async def _apply_all(self) -> bool:
-        """Journal first, then the kernel: what a crash leaves behind is always known."""
+        """Journal first, then the kernel: what a crash leaves behind is known. Raises HostError."""
         self._write_journal()
         wanted = kernel_state(
             [(peer.machine.wanted(), peer.protected) for peer in self.peers.values()],
@@ -277,8 +284,22 @@ class Controller:
         return changed
 
     def _write_journal(self) -> None:
-        snapshots = {identity: peer.machine.snapshot() for identity, peer in self.peers.items()}
-        self._journal.store(self._stored | snapshots)
+        """What can't be written now is written with the next event, and the work goes on: to leave a new address
+        unguarded, or connections where they no longer get through, would be worse than what a crash now costs (the
+        next run begins where the journal stands, and the peer's verdict `stale` makes up for its sequences)."""
+        try:
+            self._journal.store(self._snapshots())
+        except JournalError as error:
+            if str(error) != self.not_journalled:  # once, not with every event
+                log.error("journal_not_written", error=str(error))
+            self.not_journalled = str(error)
+        else:
+            if self.not_journalled:
+                log.info("journal_written", detail="it could not be for a while; it is complete again")
+            self.not_journalled = ""
+
+    def _snapshots(self) -> dict[str, dict[str, Any]]:
+        return self._stored | {identity: peer.machine.snapshot() for identity, peer in self.peers.items()}
 
     def _carry_out(self, peer: Peer, action: Action) -> None:
         match action:

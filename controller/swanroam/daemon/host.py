@@ -136,7 +136,7 @@ class LocalHost:
             settled = await self._settle(wanted)
             await self._unlock(wanted)
             self._clear = clear
-        except (XfrmError, RouteSocketError) as error:
+        except (XfrmError, RouteSocketError, OSError) as error:  # OSError: nor can it be asked for its devices
             raise HostError(str(error)) from error
         for text in changes.added:
             log.debug("kernel_object_added", what=text)

@@ -1,15 +1,19 @@
 """What must survive a crash of the controller: one JSON file, replaced whole before anything is done.
 
 A write goes to a temporary file beside it, is flushed to disk and renamed over the old one (rename(2) is atomic), so
-that a torn write leaves the old journal. The kernel objects themselves are found by their marks; the journal says
+that a torn write leaves the old journal; then the directory is flushed, or a power cut could bring the old one back
+(fsync(2)). The kernel objects themselves are found by their marks; the journal says
 what they are for. After a reboot sockets and kernel state are gone, so only the sequences are taken over: they must
 never go back (RFC 6275 §15.3).
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -73,21 +77,51 @@ class Journal:
         text = json.dumps(document, indent=1, sort_keys=True)
         if text == self._stored:
             return False
-        temporary = self.path.with_name(self.path.name + ".new")
         try:
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with os.fdopen(descriptor, "w") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self.path)
+            self._replace(text.encode())
         except OSError as error:
             raise JournalError(
-                f"cannot write the journal {self.path}: {error.strerror}: make room or mend the permissions of "
-                f"{self.path.parent}"
+                f"cannot write the journal {self.path}: {error.strerror}: {self._remedy(error)}"
             ) from error
         self._stored = text
         return True
+
+    def _replace(self, content: bytes) -> None:
+        """The file has the old content or the new one at every moment, and the new one for good afterwards.
+
+        Raises OSError: then it has either, and another call makes it right.
+        """
+        temporary = self.path.with_name(self.path.name + ".new")
+        with _opened(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as descriptor:
+            while content:
+                content = content[os.write(descriptor, content) :]
+            os.fsync(descriptor)
+        temporary.replace(self.path)
+        with _opened(self.path.parent, os.O_RDONLY | os.O_DIRECTORY) as descriptor:
+            os.fsync(descriptor)
+
+    def _remedy(self, error: OSError) -> str:
+        match error.errno:
+            case errno.ENOSPC | errno.EDQUOT | errno.EFBIG:
+                return f"make room in {self.path.parent}"
+            case errno.EMFILE | errno.ENFILE:
+                return "let it have more open files (LimitNOFILE= of the service)"
+            case errno.EIO:
+                return "look after the disk, or set state_directory to another one"
+            case errno.EROFS:
+                return f"mount {self.path.parent} writable, or set state_directory to elsewhere"
+            case _:
+                return f"mend the permissions of {self.path.parent}"
+
+
+@contextmanager
+def _opened(path: Path, flags: int) -> Iterator[int]:
+    """A descriptor of it, for the owner alone if the file is new. Raises OSError."""
+    descriptor = os.open(path, flags | os.O_CLOEXEC, 0o600)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _sequences_only(peer: dict[str, Any]) -> dict[str, Any]:

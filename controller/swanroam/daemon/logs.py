@@ -6,9 +6,12 @@ Key material never gets here: the layers below do not hand it out.
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import logging
 import sys
-from typing import TextIO
+from contextlib import suppress
+from typing import Any, TextIO, cast
 
 import structlog
 
@@ -31,6 +34,30 @@ def configure(log_format: LogFormat, level: LogLevel, stream: TextIO | None = No
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.value.upper()]),
-        logger_factory=structlog.PrintLoggerFactory(target),
+        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _Lossy(target))),
         cache_logger_on_first_use=False,
     )
+
+
+def loop_failure(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """asyncio's exception handler: what it can't hand to anybody, as a client whose connection it can't accept."""
+    error = context.get("exception")
+    lacking = isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
+    remedy = {"remedy": "more open files (LimitNOFILE= of the service)"} if lacking else {}
+    structlog.get_logger("swanroam").error("loop_failed", what=context["message"], exc_info=error, **remedy)
+
+
+class _Lossy:
+    """As much of a stream as a logger uses. What it does not take is lost: on a full disk, or when nobody reads the
+    log any more, the daemon has to go on."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        with suppress(OSError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()

@@ -7,6 +7,7 @@ when the daemon is gone; see `swanroam.transport`. One serves all peers.
 from __future__ import annotations
 
 import asyncio
+import errno
 import itertools
 import socket
 import sys
@@ -93,7 +94,12 @@ class Mover:
                         *argv, pass_fds=[theirs.fileno()], stdin=asyncio.subprocess.DEVNULL, start_new_session=True
                     )
             except OSError as error:
-                raise MoverError(f"the process that moves sockets could not be started: {error}") from error
+                remedy = (
+                    "; let swanroam have more open files (LimitNOFILE= of its service)"
+                    if error.errno in (errno.EMFILE, errno.ENFILE)
+                    else ""
+                )
+                raise MoverError(f"the process that moves sockets could not be started: {error}{remedy}") from error
             undo.pop_all()
         self._nursery = ours
 

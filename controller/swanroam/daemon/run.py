@@ -27,7 +27,8 @@ from swanroam.daemon.charon import CharonWatch
 from swanroam.daemon.control_channel import ControlChannel
 from swanroam.daemon.controller import Controller, HostError
 from swanroam.daemon.host import LocalHost
-from swanroam.daemon.journal import Journal, JournalError
+from swanroam.daemon.journal import Journal
+from swanroam.daemon.logs import loop_failure
 from swanroam.daemon.socket_report import SocketReport
 from swanroam.daemon.status import Status
 from swanroam.daemon.transport import LocalSockets
@@ -65,6 +66,7 @@ async def run(config: Config, families: Collection[AddressFamily]) -> None:
     the kernel is then as it was before. Raises HostError and AddressWatchError when something it needs breaks away
     underneath; what connections need then stays in the kernel.
     """
+    asyncio.get_running_loop().set_exception_handler(loop_failure)
     async with AsyncExitStack() as stack:
         stack.enter_context(single_instance(config))
         client = await stack.enter_async_context(ViciClient(config.vici_socket))
@@ -123,7 +125,7 @@ def _remedy(error: OSError) -> str:
 
 def _only_expected(group: BaseExceptionGroup[BaseException]) -> Exception | None:
     """The first exception of a group in which nothing is but what has a message for the operator."""
-    expected, others = group.split((HostError, JournalError, AddressWatchError))
+    expected, others = group.split((HostError, AddressWatchError))
     if others is not None or expected is None:
         return None
     first: BaseException = expected
@@ -176,7 +178,7 @@ class _Daemon:
         self._channel.close()
 
     async def work(self) -> None:
-        """Until a signal says stop. Raises HostError, JournalError, AddressWatchError."""
+        """Until a signal says stop. Raises HostError, AddressWatchError."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 parts = (self._controller.run(), self._watch.run(), self._follower.run())

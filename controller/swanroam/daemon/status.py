@@ -51,6 +51,12 @@ class Status:
         problems = [f"{peer['name']}: {peer['problem']}" for peer in peers if peer["problem"]]
         if self._charon.trouble:
             problems.insert(0, self._charon.trouble)
+        if self._controller.not_journalled:
+            problems.insert(
+                0,
+                f"{self._controller.not_journalled}. Handovers go on, but a crash or reboot now would lose what was "
+                "done since",
+            )
         if self._controller.not_applied:
             problems.insert(0, f"not done, and tried again: {self._controller.not_applied}")
         return {

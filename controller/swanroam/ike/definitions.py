@@ -236,6 +236,19 @@ async def read_definitions(
     `environment` is added to our own for swanctl, e.g. SWANCTL_DIR, to which names of certificate files are relative.
     Raises DefinitionError.
     """
+    try:
+        return await _read_definitions(swanctl, file, environment or {}, time_limit)
+    except OSError as error:
+        raise DefinitionError(
+            f"the connections cannot be read: {error}; {swanctl} needs a little room in {tempfile.gettempdir()}, and "
+            "open files (LimitNOFILE= of the service)"
+        ) from error
+
+
+async def _read_definitions(
+    swanctl: str, file: Path | None, environment: Mapping[str, str], time_limit: float
+) -> Definitions:
+    """Raises DefinitionError, and OSError where this host lacks something."""
     with tempfile.TemporaryDirectory(prefix="swanroam-") as directory:  # mode 0700: certificates pass through it
         socket = Path(directory) / "vici"
         recorder = _Recorder()
@@ -244,7 +257,7 @@ async def read_definitions(
             arguments = ["--load-conns", "--uri", f"unix://{socket}"]
             if file is not None:
                 arguments += ["--file", str(file)]
-            status, complaints = await _run(swanctl, arguments, {**os.environ, **(environment or {})}, time_limit)
+            status, complaints = await _run(swanctl, arguments, {**os.environ, **environment}, time_limit)
     # Syntax errors leave the exit status at 0 and no connection.
     if recorder.error is not None:
         raise DefinitionError(f"{swanctl} sent what is no VICI: {recorder.error}") from recorder.error

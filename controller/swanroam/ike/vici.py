@@ -10,6 +10,7 @@ Source: strongSwan src/libcharon/plugins/vici/README.md, *Commands* and *Events*
 """
 
 import asyncio
+import errno
 import socket
 import struct
 from collections import deque
@@ -75,7 +76,10 @@ class _Connection:
     @classmethod
     async def open(cls, path: Path) -> Self:
         """Connect. Raises ViciUnavailableError with the remedy."""
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        try:
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        except OSError as error:
+            raise ViciUnavailableError(_explain(path, error)) from error
         try:
             await asyncio.get_running_loop().sock_connect(sock, str(path))
             sock.getpeername()  # a full accept queue leaves a local socket unconnected without an error
@@ -320,7 +324,10 @@ def _explain(path: Path, error: OSError) -> str:
             return f"no permission for charon's VICI socket {path}: run as root or as charon's user"
         case ConnectionRefusedError():
             return f"nobody listens on charon's VICI socket {path}: {start}"
-    return f"cannot connect to charon's VICI socket {path}: {error.strerror}"
+    said = f"cannot connect to charon's VICI socket {path}: {error.strerror}"
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return f"{said}: let swanroam have more open files (LimitNOFILE= of its service)"
+    return said
 
 
 def _expect(kind: int, wanted: int, where: str) -> None:

@@ -1,6 +1,6 @@
-"""Notifications of rtnetlink about addresses, links and routing: of each only what it is about.
+"""What rtnetlink's notifications are about, as far as a host's addresses and routing are concerned.
 
-Source: rtnetlink(7); include/uapi/linux/rtnetlink.h.
+Only the headers are read. Decoding whole messages would take a core on a busy router.
 """
 
 from __future__ import annotations
@@ -16,12 +16,21 @@ from pyroute2.netlink.marshal import Marshal
 OWN_PROTOCOL = 83
 """rtm_protocol of routes that swanroam itself installs; changes of these are not news."""
 
+GROUPS = (
+    rtnl.RTMGRP_LINK
+    | rtnl.RTMGRP_IPV4_IFADDR
+    | rtnl.RTMGRP_IPV6_IFADDR
+    | rtnl.RTMGRP_IPV4_ROUTE
+    | rtnl.RTMGRP_IPV6_ROUTE
+    | rtnl.RTMGRP_IPV4_RULE
+    | rtnl.RTMGRP_IPV6_RULE
+)
+
+# include/uapi/linux/rtnetlink.h
 _RTM_F_CLONED = 0x200
 
 
 class Change(Flag):
-    """What a notification is about."""
-
     NOTHING = 0
     ADDRESSES = auto()
     LINKS = auto()
@@ -29,7 +38,7 @@ class Change(Flag):
     ALL = ADDRESSES | LINKS | ROUTING
 
 
-_CHANGES = {
+CHANGES = {
     rtnl.RTM_NEWADDR: Change.ADDRESSES,
     rtnl.RTM_DELADDR: Change.ADDRESSES,
     # Addresses carry the name of their link, and go with it.
@@ -42,8 +51,8 @@ _CHANGES = {
 }
 
 
-class NoticeMarshal(Marshal):  # type: ignore[misc]  # pyroute2 has no types
-    """Reads of a notification only what it is about. Decoding whole messages would take a core on a busy router."""
+class HeaderMarshal(Marshal):  # type: ignore[misc]  # pyroute2 has no types
+    """Makes of a notification {"header": …, "change": …}; None of what is no news."""
 
     def get_parser(
         self, key: int, flags: int, sequence_number: int
@@ -57,7 +66,7 @@ class NoticeMarshal(Marshal):  # type: ignore[misc]  # pyroute2 has no types
                 # The socket object puts its own failures (ENOBUFS) into the queue in this form.
                 header["error"] = OSError(abs(code), "rtnetlink notifications")
                 return {"header": header}
-            change = _CHANGES.get(key)
+            change = CHANGES.get(key)
             if change is None or (change is Change.ROUTING and _is_own_or_cached(key, data, offset, length)):
                 return None
             return {"header": header, "change": change}

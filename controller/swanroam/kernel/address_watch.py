@@ -18,10 +18,9 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from pyroute2 import AsyncIPRoute, AsyncIPRSocket
-from pyroute2.netlink import rtnl
 from pyroute2.netlink.exceptions import NetlinkError
 
-from swanroam.kernel.address_notices import Change, NoticeMarshal
+from swanroam.kernel.address_notices import GROUPS, Change, HeaderMarshal
 from swanroam.kernel.addresses import (
     AddressSelection,
     HostAddresses,
@@ -45,15 +44,8 @@ SETTLE = 0.002
 ROUTING_INTERVAL = 0.01
 """Shortest time between two snapshots that differ only in the routing (seconds). Routers change routes all the time."""
 
-_GROUPS = (
-    rtnl.RTMGRP_LINK
-    | rtnl.RTMGRP_IPV4_IFADDR
-    | rtnl.RTMGRP_IPV6_IFADDR
-    | rtnl.RTMGRP_IPV4_ROUTE
-    | rtnl.RTMGRP_IPV6_ROUTE
-    | rtnl.RTMGRP_IPV4_RULE
-    | rtnl.RTMGRP_IPV6_RULE
-)
+REOPEN = 1.0
+"""Seconds between attempts to listen again where the kernel has no socket for it, and between readings meanwhile."""
 
 # include/uapi/linux/if_addr.h
 _IFA_F_TEMPORARY = 0x01
@@ -79,6 +71,10 @@ net/ipv4/fib_semantics.c."""
 
 class AddressWatchError(Exception):
     """The kernel could not be asked or listened to."""
+
+
+class AddressesNotRead(AddressWatchError):  # noqa: N818 - a state that passes
+    """The kernel could not be asked this time; the same question may be asked again."""
 
 
 class AddressWatch:
@@ -174,7 +170,7 @@ class AddressWatch:
         except NetlinkError as error:
             if error.code in _NO_ROUTE:
                 return None
-            raise AddressWatchError(f"the route to {destination} could not be looked up: {error}") from error
+            raise AddressesNotRead(f"the route to {destination} could not be looked up: {error}") from error
         if not answer or answer[0]["type"] not in (_RTN_UNICAST, _RTN_LOCAL):
             # IPv6 answers with the route even where it is a reject route
             return None
@@ -190,9 +186,9 @@ class AddressWatch:
 
     async def _open_monitor(self) -> Any:
         monitor = AsyncIPRSocket(rcvbuf=self._receive_buffer)
-        monitor.set_marshal(NoticeMarshal())
+        monitor.set_marshal(HeaderMarshal())
         try:
-            await monitor.bind(_GROUPS)
+            await monitor.bind(GROUPS)
             # Without CAP_NET_ADMIN what net.core.rmem_max allows has to do.
             with suppress(PermissionError):
                 monitor.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, self._receive_buffer)
@@ -212,10 +208,19 @@ class AddressWatch:
                 except OSError:
                     self.overruns += 1
                     self._monitor.close()
-                    self._monitor = await self._open_monitor()
+                    self._monitor = await self._open_again()
                     self._note(Change.ALL)
         finally:
             self._woken.set()
+
+    async def _open_again(self) -> Any:
+        """As soon as it can be had: descriptors and memory come back."""
+        while True:
+            try:
+                return await self._open_monitor()
+            except OSError:
+                await asyncio.sleep(REOPEN)
+                self._note(Change.ALL)  # what can't be heard is looked for
 
     def _note(self, change: Change) -> None:
         if change & Change.ROUTING:
@@ -256,7 +261,7 @@ class AddressWatch:
             if pending & Change.LINKS or not indexes <= self._links.keys():
                 await self._read_links()
         except NetlinkError as error:
-            raise AddressWatchError(f"the host's addresses could not be read: {error}") from error
+            raise AddressesNotRead(f"the host's addresses could not be read: {error}") from error
         # An address without a link: its link has gone since; a notification about that is on its way.
         found = [local for message in messages if (local := _local_address(message, self._links)) is not None]
         return HostAddresses(
@@ -267,7 +272,11 @@ class AddressWatch:
         )
 
     async def _read_links(self) -> None:
-        links = (_link_state(message) for message in await self._request(lambda ipr: _dump(ipr.link)))
+        try:
+            messages = await self._request(lambda ipr: _dump(ipr.link))
+        except NetlinkError as error:
+            raise AddressesNotRead(f"the host's links could not be read: {error}") from error
+        links = (_link_state(message) for message in messages)
         self._links = {link.index: link for link in links}
 
     async def _request(self, operation: Callable[[Any], Awaitable[T]]) -> T:
@@ -284,7 +293,7 @@ class AddressWatch:
                 except (OSError, TimeoutError) as error:
                     self._drop_requests()
                     if attempt == 2:
-                        raise AddressWatchError(f"the kernel does not answer on rtnetlink: {error!r}") from error
+                        raise AddressesNotRead(f"the kernel does not answer on rtnetlink: {error!r}") from error
                 except BaseException:
                     # Cancelled in the middle: what is still to come would be taken for the next answer.
                     self._drop_requests()

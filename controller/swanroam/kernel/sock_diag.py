@@ -160,9 +160,12 @@ class SocketDiag:
                 socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG
             )
         except OSError as error:
-            raise SocketDiagError(
-                f"the kernel does not let its sockets be read: {error}; it needs CONFIG_INET_DIAG (modprobe inet_diag)"
-            ) from error
+            remedy = (
+                "let swanroam have more open files (LimitNOFILE= of its service)"
+                if error.errno in (errno.EMFILE, errno.ENFILE)
+                else "it needs CONFIG_INET_DIAG (modprobe inet_diag)"
+            )
+            raise SocketDiagError(f"the kernel does not let its sockets be read: {error}; {remedy}") from error
         self._sequence = 0
 
     def __enter__(self) -> Self:

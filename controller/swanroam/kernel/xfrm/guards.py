@@ -8,7 +8,7 @@ net/xfrm/xfrm_policy.c.
 
 from __future__ import annotations
 
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Final
 
 from swanroam.kernel.xfrm.codec import IPAddress, IPNetwork
@@ -19,6 +19,7 @@ from swanroam.kernel.xfrm.constants import (
     IPPROTO_IPV6,
     Action,
     Direction,
+    Family,
     Mode,
 )
 from swanroam.kernel.xfrm.lifetimes import Mark
@@ -152,7 +153,8 @@ def kept_inbound(source: Endpoint, destination: Endpoint) -> Policy:
     What is not protected is dropped as by the guard with the same selector, in whose place the policy stands.
     """
     selector = Selector.between(source, destination, user=OWNER)
-    template = Template(0, Mode.TRANSPORT, family=selector.family)
+    anywhere = IPv4Address(0) if selector.family == Family.INET else IPv6Address(0)  # as it is read back
+    template = Template(0, Mode.TRANSPORT, saddr=anywhere, daddr=anywhere, family=selector.family)
     return Policy(selector, Direction.IN, Action.ALLOW, KEPT_PRIORITY, templates=(template,))
 
 

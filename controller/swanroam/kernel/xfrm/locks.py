@@ -6,8 +6,9 @@ connection. The kernel asks the policies before it answers, with or without a so
 tcp_v6_rcv), and before a socket gets anything. UDP needs no lock.
 
 Locks outlive nobody for long: each has a hard expiry at which the kernel deletes it. The kernel looks at the wall clock
-for that (`xfrm_policy_timer` compares ktime_get_real_seconds() with the time of adding), so a clock that is set back
-lets them live that much longer, and one that is set forward ends them early, not before the first second is over.
+for that, one second after a lock was set and when its time should be over (`xfrm_policy_timer` compares
+ktime_get_real_seconds() with the time of adding). So a clock that is set forward ends only locks of that very second,
+and one that is set back lets locks live that much longer: until they are removed, as they are by whoever set them.
 They are labelled with LOCK, which is not `policies.OWNER`: what reconciles the other policies does not see them.
 """
 

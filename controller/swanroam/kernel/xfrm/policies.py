@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from swanroam.kernel.xfrm.constants import Action, Direction, MessageType
-from swanroam.kernel.xfrm.errors import XfrmNotFound
+from swanroam.kernel.xfrm.errors import XfrmError, XfrmNotFound
 from swanroam.kernel.xfrm.policy import Policy, PolicyKey, encode_policy_id
 from swanroam.kernel.xfrm.socket import Request, XfrmSocket
 
@@ -88,7 +88,8 @@ async def apply_owned(xfrm: XfrmSocket, wanted: Collection[Policy]) -> PolicyCha
     """Make our policies exactly the wanted ones; others' are not touched.
 
     Order: wanted blocks, wanted allows, then what is no longer wanted, allows before blocks. So at no moment less is
-    blocked than before and after; and when something cannot be added, nothing is deleted. Repeat after an error.
+    blocked than before and after. Each of the four is done as far as possible, and the next only if all of it was:
+    nothing is allowed whose blocks could not be had, and no block goes before the allows. Repeat after an error.
     Of wanted policies for the same packets (one key) only the first asked counts, and only that one is installed.
 
     Raises ValueError when `wanted` has a policy without our mark or two for one key and priority, XfrmError.
@@ -98,10 +99,9 @@ async def apply_owned(xfrm: XfrmSocket, wanted: Collection[Policy]) -> PolicyCha
     changed = {policy for key, policy in by_key.items() if found.get(key) != policy}
     surplus = {policy for key, policy in found.items() if key not in by_key}
 
-    set_requests = [update_request(policy) for policy in sorted(changed, key=_blocks_first)]
-    for error in await xfrm.batch(set_requests):
-        if error is not None:
-            raise error
+    blocks, allows = _split(changed)
+    await _all(xfrm, map(update_request, blocks))
+    await _all(xfrm, map(update_request, allows))
     await _delete(xfrm, surplus)
     return PolicyChanges(
         frozenset(policy for policy in changed if policy.key not in found),
@@ -116,9 +116,15 @@ async def clear_owned(xfrm: XfrmSocket) -> frozenset[Policy]:
 
 
 async def _delete(xfrm: XfrmSocket, policies: Iterable[Policy]) -> None:
-    requests = [delete_request(policy) for policy in sorted(policies, key=_blocks_first, reverse=True)]
-    for error in await xfrm.batch(requests):
-        if error is not None and not isinstance(error, XfrmNotFound):
+    blocks, allows = _split(policies)
+    await _all(xfrm, map(delete_request, allows), XfrmNotFound)
+    await _all(xfrm, map(delete_request, blocks), XfrmNotFound)
+
+
+async def _all(xfrm: XfrmSocket, requests: Iterable[Request], *harmless: type[XfrmError]) -> None:
+    """Try all of them, then raise the first error that is not harmless."""
+    for error in await xfrm.batch(list(requests)):
+        if error is not None and not isinstance(error, harmless):
             raise error
 
 
@@ -136,5 +142,10 @@ def _by_key(policies: Iterable[Policy]) -> dict[PolicyKey, Policy]:
     return result
 
 
-def _blocks_first(policy: Policy) -> bool:
-    return policy.action is not Action.BLOCK
+def _split(policies: Iterable[Policy]) -> tuple[list[Policy], list[Policy]]:
+    """Blocks and allows."""
+    blocks: list[Policy] = []
+    allows: list[Policy] = []
+    for policy in policies:
+        (blocks if policy.action is Action.BLOCK else allows).append(policy)
+    return blocks, allows

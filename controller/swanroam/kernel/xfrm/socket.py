@@ -15,6 +15,7 @@ import itertools
 import socket
 import struct
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
@@ -173,12 +174,16 @@ class XfrmSocket:
         port and sequence number (struct km_event). Raises XfrmError.
         """
         if notices is not None:
-            self._socket.setsockopt(c.SOL_NETLINK, c.NETLINK_ADD_MEMBERSHIP, notices)
+            try:
+                self._socket.setsockopt(c.SOL_NETLINK, c.NETLINK_ADD_MEMBERSHIP, notices)
+            except OSError as refusal:
+                raise error_for(refusal.errno or errno.EIO, request.operation, str(request.subject)) from refusal
         try:
             (outcome,) = await self._exchange([request])
         finally:
             if notices is not None and self._socket.fileno() >= 0:
-                self._socket.setsockopt(c.SOL_NETLINK, c.NETLINK_DROP_MEMBERSHIP, notices)
+                with suppress(OSError):  # notices of others' requests find no waiter
+                    self._socket.setsockopt(c.SOL_NETLINK, c.NETLINK_DROP_MEMBERSHIP, notices)
         if error := request.error(outcome):
             raise error
         return outcome.replies
