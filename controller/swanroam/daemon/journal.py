@@ -77,6 +77,7 @@ class Journal:
         try:
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             with os.fdopen(descriptor, "w") as file:
+                os.fchmod(descriptor, 0o600)  # whatever the umask, and whoever made it
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
