@@ -22,6 +22,7 @@ import structlog
 
 from swanroam import __version__
 from swanroam.config import Config
+from swanroam.daemon import service_manager
 from swanroam.daemon.addresses import AddressFollower
 from swanroam.daemon.api import Api, Handler
 from swanroam.daemon.charon import CharonWatch
@@ -215,7 +216,9 @@ class _Daemon:
                 parts = (self._controller.run(), self._watch.run(), self._follower.run())
                 running = [tasks.create_task(part) for part in parts]
                 log.info("started", version=__version__, identity=self._config.identity, peers=len(self._by_inner))
+                service_manager.tell(service_manager.READY)
                 await self._stop.wait()
+                service_manager.tell(service_manager.STOPPING)
                 for task in running:
                     task.cancel()
         except BaseExceptionGroup as group:
