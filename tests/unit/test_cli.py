@@ -144,6 +144,9 @@ def with_requirements(monkeypatch: pytest.MonkeyPatch, found: Requirements) -> N
         return found
 
     monkeypatch.setattr(run_command, "check_requirements", check)
+    monkeypatch.setattr(run_command, "lacking", lambda config: None)
+    for function in ("forbid_dumping", "lay_aside"):  # they would last for the whole test run
+        monkeypatch.setattr(run_command, function, lambda *_: None)
 
 
 @pytest.mark.parametrize(
@@ -167,6 +170,16 @@ def test_what_is_not_met_is_printed_and_gives_the_status(
     assert call("run", config_file) == status
     assert capsys.readouterr().err == "swanroam: it lacks: do this\nswanroam: and this\n"
     assert not (config_file.parent / "run").exists()
+
+
+def test_capabilities_that_are_missing_are_told_before_anything_is_tried(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, config_file: Path
+) -> None:
+    with_requirements(monkeypatch, Requirements(unmet=[(Unmet.KERNEL, "not reached")]))
+    monkeypatch.setattr(run_command, "lacking", lambda config: "privilege: this process lacks something")
+
+    assert call("run", config_file) == Exit.PRIVILEGES
+    assert capsys.readouterr().err == "swanroam: privilege: this process lacks something\n"
 
 
 @pytest.mark.parametrize(
