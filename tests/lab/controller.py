@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import signal
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,10 +15,11 @@ import yaml
 from lab.charon import unconfined
 from lab.namespace import CommandError, Namespace
 from lab.waiting import wait_for
-from lab.zygote import Run, Zygote
+from lab.zygote import MAIN, Run, Zygote
 
 if TYPE_CHECKING:
     from lab.host import Host
+    from lab.service import Service
 
 START_TIMEOUT = 30.0
 STOP_TIMEOUT = 30.0
@@ -58,6 +60,8 @@ class Controller:
     zygote: Zygote
     peers: list["Host"] = field(default_factory=list)
     """Hosts that the default configuration manages."""
+    service: "Service | None" = None
+    """What `swanroam run` runs as, and with which privileges; None: as the lab does, as root."""
     pid: int | None = None
     _runs: int = 0
     _starts_before: int = 0
@@ -107,7 +111,9 @@ class Controller:
             raise CommandError(f"{self.namespace.name}: its controller runs already")
         self.write_config(changes)
         self._starts_before = len(self.log_events(STARTED_EVENT))
-        self.pid = self._launch(["run", "--config", str(self.config_file)], self.output, self.log)
+        argv = ["run", "--config", str(self.config_file)]
+        program = self.service.wrap([sys.executable, "-P", "-m", MAIN, *argv]) if self.service else []
+        self.pid = self._launch(argv, self.output, self.log, program)
         if wait:
             self.wait_started()
 
@@ -128,13 +134,13 @@ class Controller:
             raise CommandError(f"{self.namespace.name}: swanroam run ended with status {status}\n{self.log_tail()}")
         return True
 
-    def _launch(self, argv: list[str], stdout: Path, stderr: Path) -> int:
+    def _launch(self, argv: list[str], stdout: Path, stderr: Path, program: list[str] | None = None) -> int:
         # charon's programs that the controller starts are to find this host's files.
         environment = {
             "STRONGSWAN_CONF": str(self.directory / "strongswan.conf"),
             "SWANCTL_DIR": str(self.directory / "swanctl"),
         }
-        run = Run(argv, self.namespace.holder_pid, str(stdout), str(stderr), environment)
+        run = Run(argv, self.namespace.holder_pid, str(stdout), str(stderr), environment, program or [])
         return self.zygote.run(run)
 
     def stop(self) -> int:
