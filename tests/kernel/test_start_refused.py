@@ -10,6 +10,7 @@ import pytest
 
 from lab.controller import Finished
 from lab.namespace import Namespace
+from swanroam.kernel.privileges import Capability
 
 pytestmark = pytest.mark.kernel
 
@@ -93,3 +94,35 @@ def test_without_privileges_nothing_is_tried(
     assert "CAP_NET_ADMIN" in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert kernel_state(namespace) == before
+
+
+def all_but(*capabilities: Capability) -> tuple[str, ...]:
+    """A program that takes these from root."""
+    without = ",".join(f"-{capability.name.lower()}" for capability in capabilities)
+    return "setpriv", f"--bounding-set={without}", f"--inh-caps={without}"
+
+
+@pytest.mark.parametrize("capability", Capability, ids=lambda capability: capability.name)
+def test_each_capability_that_is_missing_is_named_at_the_start(
+    namespace: Namespace, config_file: Path, capability: Capability
+) -> None:
+    before = kernel_state(namespace)
+
+    done = swanroam(namespace, config_file, "run", all_but(capability))
+
+    assert done.status == 6
+    assert [one for one in Capability if str(one) in done.stderr] == [capability]
+    assert "swanroam.service" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert kernel_state(namespace) == before
+
+
+def test_where_no_socket_is_to_move_one_capability_is_enough(namespace: Namespace, config_file: Path) -> None:
+    config = json.loads(config_file.read_text(encoding="utf-8"))
+    config["defaults"] = {"transport": "keep"}
+    config_file.write_text(json.dumps(config), encoding="utf-8")
+
+    done = swanroam(namespace, config_file, "run", all_but(*set(Capability) - {Capability.NET_ADMIN}))
+
+    assert done.status not in (0, 6)  # what this machine lacks otherwise: ESP, or charon
+    assert "CAP_" not in done.stderr

@@ -27,6 +27,7 @@ charon {{
     # Mobility is swanroam's business: charon neither moves by itself nor keeps routes of its own.
     install_routes = no
     install_virtual_ip = no
+    {group}
     retransmit_timeout = 1.0
     retransmit_base = 1.5
     # Seconds that a replaced inbound SA stays; a test that waits for it to go should not wait long.
@@ -119,6 +120,8 @@ class Charon:
     directory: Path
     """Holds strongswan.conf, swanctl/, the log and the socket."""
     roam_events: bool = False
+    group: str | None = None
+    """That it runs as, and that its VICI socket belongs to."""
     process: subprocess.Popen[str] | None = field(default=None)
 
     @property
@@ -148,6 +151,7 @@ class Charon:
             log=self.log,
             socket=self.socket,
             roam_events="yes" if self.roam_events else "no",
+            group=f"group = {self.group}" if self.group else "",
         )
         (self.directory / "strongswan.conf").write_text(text, encoding="utf-8")
         self.socket.unlink(missing_ok=True)

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import signal
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,10 +16,11 @@ from lab import dying
 from lab.charon import unconfined
 from lab.namespace import CommandError, Namespace
 from lab.waiting import wait_for
-from lab.zygote import Run, Zygote
+from lab.zygote import MAIN, Run, Zygote
 
 if TYPE_CHECKING:
     from lab.host import Host
+    from lab.service import Service
 
 START_TIMEOUT = 30.0
 STOP_TIMEOUT = 30.0
@@ -61,6 +63,8 @@ class Controller:
     zygote: Zygote
     peers: list["Host"] = field(default_factory=list)
     """Hosts that the default configuration manages."""
+    service: "Service | None" = None
+    """What `swanroam run` runs as, and with which privileges; None: as the lab does, as root."""
     pid: int | None = None
     mortal: bool = False
     """Those that are started from now on obey `die_at`."""
@@ -112,7 +116,9 @@ class Controller:
             raise CommandError(f"{self.namespace.name}: its controller runs already")
         self.write_config(changes)
         self._starts_before = len(self.log_events(STARTED_EVENT))
-        self.pid = self._launch(["run", "--config", str(self.config_file)], self.output, self.log)
+        argv = ["run", "--config", str(self.config_file)]
+        program = self.service.wrap([sys.executable, "-P", "-m", MAIN, *argv]) if self.service else []
+        self.pid = self._launch(argv, self.output, self.log, program)
         if wait:
             self.wait_started()
 
@@ -133,7 +139,7 @@ class Controller:
             raise CommandError(f"{self.namespace.name}: swanroam run ended with status {status}\n{self.log_tail()}")
         return True
 
-    def _launch(self, argv: list[str], stdout: Path, stderr: Path) -> int:
+    def _launch(self, argv: list[str], stdout: Path, stderr: Path, program: list[str] | None = None) -> int:
         # charon's programs that the controller starts are to find this host's files.
         environment = {
             "STRONGSWAN_CONF": str(self.directory / "strongswan.conf"),
@@ -141,7 +147,7 @@ class Controller:
         }
         if self.mortal:
             environment[dying.VARIABLE] = str(self._death)
-        run = Run(argv, self.namespace.holder_pid, str(stdout), str(stderr), environment)
+        run = Run(argv, self.namespace.holder_pid, str(stdout), str(stderr), environment, program or [])
         return self.zygote.run(run)
 
     @property

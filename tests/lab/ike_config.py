@@ -12,6 +12,7 @@ from lab.namespace import command
 Authentication = Literal["psk", "certificate"]
 DATA = "data"
 CONTROL = "swanroam"
+SECRETS = "secrets.conf"
 
 _CONNECTION = """
     peer-{peer} {{
@@ -120,7 +121,8 @@ def write_swanctl(
     mobike: bool = True,
     options: Iterable[str] = (),
 ) -> None:
-    """Write a host's swanctl.conf: a connection `peer-<name>` and, with pre-shared keys, a secret for each peer.
+    """Write a host's swanctl.conf: a connection `peer-<name>` and, with pre-shared keys, a secret for each peer, in a
+    file of its own that root alone can read.
 
     `options` are further lines of every connection, e.g. `unique = never`.
     """
@@ -155,5 +157,8 @@ def write_swanctl(
                     secret=credentials.secret(own.identity, peer.identity),
                 )
             )
-    text = f"connections {{{''.join(connections)}}}\nsecrets {{{''.join(secret_sections)}}}\n"
+    text = f"connections {{{''.join(connections)}}}\ninclude secrets.conf\n"
     (own.directory / "swanctl.conf").write_text(text, encoding="utf-8")
+    private = own.directory / SECRETS
+    private.touch(mode=0o600)
+    private.write_text(f"secrets {{{''.join(secret_sections)}}}\n", encoding="utf-8")

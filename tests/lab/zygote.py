@@ -44,6 +44,8 @@ class Run:
     """File that is appended to."""
     stderr: str
     environment: dict[str, str]
+    program: list[str]
+    """What to execute there instead, if anything."""
 
 
 class Zygote:
@@ -87,6 +89,7 @@ class Zygote:
             "stdout": run.stdout,
             "stderr": run.stderr,
             "environment": run.environment,
+            "program": run.program,
         }
         return int(self._ask(**request)["pid"])
 
@@ -131,6 +134,8 @@ def _child(request: dict[str, Any]) -> int:
         os.close(opened)
     _enter(request["holder"])
     os.environ.update(request["environment"])
+    if request["program"]:
+        os.execvp(request["program"][0], request["program"])
     random.seed()  # every child would have its parent's state
     sys.argv = [PACKAGE, *request["run"]]
     main = importlib.import_module(MAIN).main

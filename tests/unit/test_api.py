@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
 import stat
 from collections.abc import Awaitable, Callable
@@ -142,7 +143,8 @@ def test_a_client_that_goes_before_the_answer_does_no_harm(tmp_path: Path) -> No
     serving(path, use)
 
 
-def test_the_socket_is_for_its_owner_and_group_and_replaces_one_left_by_a_crash(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mask", [0, 0o777], ids=oct)
+def test_the_socket_is_for_its_owner_and_group_and_replaces_one_left_by_a_crash(tmp_path: Path, mask: int) -> None:
     path = tmp_path / "api.sock"
     path.touch()
 
@@ -151,7 +153,11 @@ def test_the_socket_is_for_its_owner_and_group_and_replaces_one_left_by_a_crash(
         assert stat.S_ISSOCK(mode)
         assert stat.S_IMODE(mode) == 0o660
 
-    serving(path, use)
+    before = os.umask(mask)
+    try:
+        serving(path, use)
+    finally:
+        os.umask(before)
 
 
 # --- the command line's side ------------------------------------------------------------------------------------------

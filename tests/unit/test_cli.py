@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import grp
 import json
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +26,9 @@ from swanroam.config import Config, load_config
 from swanroam.daemon import run as daemon_module
 from swanroam.daemon.control_channel import ControlChannelError
 from swanroam.daemon.controller import HostError
-from swanroam.daemon.journal import JournalError
+from swanroam.daemon.journal import Journal, JournalError
 from swanroam.daemon.requirements import Requirements, Unmet
-from swanroam.daemon.run import AlreadyRunningError, DirectoryError, single_instance
+from swanroam.daemon.run import AlreadyRunningError, DirectoryError, api_group, journal_path, single_instance
 from swanroam.kernel.address_watch import AddressWatchError
 
 COMMANDS = ("status", "sockets", "move", "check-config", "run", "cleanup")
@@ -138,6 +144,9 @@ def with_requirements(monkeypatch: pytest.MonkeyPatch, found: Requirements) -> N
         return found
 
     monkeypatch.setattr(run_command, "check_requirements", check)
+    monkeypatch.setattr(run_command, "lacking", lambda config: None)
+    for function in ("forbid_dumping", "lay_aside"):  # they would last for the whole test run
+        monkeypatch.setattr(run_command, function, lambda *_: None)
 
 
 @pytest.mark.parametrize(
@@ -161,6 +170,16 @@ def test_what_is_not_met_is_printed_and_gives_the_status(
     assert call("run", config_file) == status
     assert capsys.readouterr().err == "swanroam: it lacks: do this\nswanroam: and this\n"
     assert not (config_file.parent / "run").exists()
+
+
+def test_capabilities_that_are_missing_are_told_before_anything_is_tried(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, config_file: Path
+) -> None:
+    with_requirements(monkeypatch, Requirements(unmet=[(Unmet.KERNEL, "not reached")]))
+    monkeypatch.setattr(run_command, "lacking", lambda config: "privilege: this process lacks something")
+
+    assert call("run", config_file) == Exit.PRIVILEGES
+    assert capsys.readouterr().err == "swanroam: privilege: this process lacks something\n"
 
 
 @pytest.mark.parametrize(
@@ -220,12 +239,61 @@ def test_a_second_instance_is_refused_and_a_later_one_is_not(config_file: Path) 
         pass
 
 
-def test_the_directories_are_made_for_root_alone(config_file: Path) -> None:
+@contextmanager
+def umask(mask: int) -> Iterator[None]:
+    before = os.umask(mask)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.mark.parametrize("mask", [0, 0o022, 0o077, 0o777], ids=oct)
+def test_state_is_for_the_user_alone_and_the_runtime_directory_for_its_group_whatever_the_umask(
+    config_file: Path, mask: int
+) -> None:
     config = settings(config_file)
 
+    with umask(mask), single_instance(config):
+        Journal(journal_path(config)).store({"peer.example.org": {}})
+
+        assert mode(config.state_directory) == 0o700
+        assert mode(config.runtime_directory) == 0o750
+        for directory in (config.state_directory, config.runtime_directory):
+            assert [mode(path) for path in directory.iterdir()] == [0o600]
+
+
+def test_a_directory_that_is_there_keeps_the_mode_that_it_was_given(config_file: Path) -> None:
+    config = settings(config_file)
+    for directory in (config.runtime_directory, config.state_directory):
+        directory.mkdir()
+        directory.chmod(0o711)
+
     with single_instance(config):
-        for directory in (config.runtime_directory, config.state_directory):
-            assert directory.stat().st_mode & 0o007 == 0
+        assert {mode(config.runtime_directory), mode(config.state_directory)} == {0o711}
+
+
+def test_the_runtime_directory_goes_to_the_group_of_the_api(config_file: Path) -> None:
+    group = grp.getgrgid(os.getegid()).gr_name
+    config = dataclasses.replace(settings(config_file), api_group=group)
+
+    with single_instance(config):
+        assert config.runtime_directory.stat().st_gid == api_group(config) == os.getegid()
+
+
+def test_a_group_that_does_not_exist_is_told_before_anything_is_made(config_file: Path) -> None:
+    config = dataclasses.replace(settings(config_file), api_group="no-such-group")
+
+    with (
+        pytest.raises(DirectoryError, match="there is no group no-such-group: groupadd --system no-such-group"),
+        single_instance(config),
+    ):
+        pass
+    assert not config.runtime_directory.exists()
 
 
 @pytest.mark.parametrize("which", ["run", "state"])

@@ -225,8 +225,8 @@ peers:
         (
             "contrl: {}",
             "f:5:1: contrl: is not a known key; keys here are identity, vici_socket, swanctl, swanctl_file, "
-            "state_directory, runtime_directory, control, carrier, addresses, sockets, timing, log, defaults, peers "
-            "(did you mean 'control'?)",
+            "state_directory, runtime_directory, api_group, control, carrier, addresses, sockets, timing, log, "
+            "defaults, peers (did you mean 'control'?)",
         ),
         ("port: 4510", "f:5:1: port: is not a known key; it belongs under 'control'"),
         ("grace: 5", "f:5:1: grace: is not a known key; it belongs under an item of 'peers' or under 'defaults'"),
@@ -343,8 +343,8 @@ def test_one_wrong_line_of_a_peer_gives_one_problem(added: str, expected: str) -
         (
             "- identity: a\n",
             "f:1:1: is a list, not a mapping; write the keys under it (identity, vici_socket, swanctl, "
-            "swanctl_file, state_directory, runtime_directory, control, carrier, addresses, sockets, timing, log, "
-            "defaults, peers)",
+            "swanctl_file, state_directory, runtime_directory, api_group, control, carrier, addresses, sockets, "
+            "timing, log, defaults, peers)",
         ),
         (
             "identity: a\npeers: []\n",

@@ -13,9 +13,10 @@ import pytest
 
 from swanroam.config import Config, parse_config
 from swanroam.daemon import requirements
-from swanroam.daemon.requirements import Requirements, Unmet, check_requirements, connection_problems
+from swanroam.daemon.requirements import Requirements, Unmet, check_requirements, connection_problems, lacking
 from swanroam.ike.definitions import Definitions, read_definitions
 from swanroam.kernel.preflight import Finding, Severity
+from swanroam.kernel.privileges import Capability
 from swanroam.kernel.xfrm.errors import error_for
 from unit.vici_server import Script, response, serving
 
@@ -215,6 +216,28 @@ def test_without_privileges_nothing_else_is_looked_at(tmp_path: Path, monkeypatc
     assert checked(config(tmp_path)).unmet == [
         (Unmet.PRIVILEGES, "privilege: this process lacks CAP_NET_ADMIN: run it as root")
     ]
+
+
+@pytest.mark.parametrize(
+    ("more", "has", "named"),
+    [
+        ("", set(Capability), ()),
+        ("", set(Capability) - {Capability.NET_RAW}, ("CAP_NET_RAW",)),
+        ("", set(), [str(capability) for capability in Capability]),
+        ("defaults: {transport: keep}", {Capability.NET_ADMIN}, ()),
+        ("defaults: {transport: keep}", set(Capability) - {Capability.NET_ADMIN}, ("CAP_NET_ADMIN",)),
+    ],
+    ids=["all", "one missing", "none", "keep", "keep and none"],
+)
+def test_every_capability_that_is_needed_and_missing_is_named_with_its_purpose(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: str, has: set[Capability], named: Collection[str]
+) -> None:
+    monkeypatch.setattr(requirements, "effective", lambda: frozenset(has))
+
+    said = lacking(config(tmp_path, more=more)) or ""
+
+    assert {name for name in map(str, Capability) if f"{name} (" in said} == set(named)
+    assert ("transport: keep" in said) == (named == ("CAP_NET_RAW",))
 
 
 def test_a_kernel_that_lacks_something_in_both_families_is_named_first_then_charon(

@@ -191,12 +191,16 @@ def test_options_that_the_drop_in_names_exist() -> None:
     assert [name for name in sorted(named) if not re.search(rf"^ +(?:# )?{name} =", known, re.MULTILINE)] == []
 
 
-def test_only_the_mobile_drop_in_changes_charon() -> None:
+def test_only_the_drop_ins_that_say_so_change_charon() -> None:
     active = {
         path.name: re.findall(r"^ *([a-z_]+ = .*)$", path.read_text(), re.MULTILINE)
         for path in STRONGSWAN.glob("*.conf")
     }
-    assert active == {"swanroam.conf": [], "swanroam-mobile.conf": ["roam_events = no"]}
+    assert active == {
+        "swanroam.conf": [],
+        "swanroam-mobile.conf": ["roam_events = no"],
+        "swanroam-group.conf": ["group = swanroam"],
+    }
 
 
 @pytest.mark.parametrize(("role", "other"), [("mobile", CORRESPONDENT), ("correspondent", MOBILE)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import json
 import socket
 from pathlib import Path
@@ -34,7 +35,7 @@ def ask(path: Path, request: dict[str, Any]) -> dict[str, Any]:
             f"no daemon answers on {path}: start it (systemctl start swanroam, or swanroam run)", Exit.NOT_RUNNING
         ) from None
     except PermissionError:
-        raise ClientError(f"no permission to use {path}: run as root", Exit.PRIVILEGES) from None
+        raise ClientError(f"no permission to use {path}: run as root{_or_as_a_member(path)}", Exit.PRIVILEGES) from None
     except OSError as error:
         raise ClientError(f"the daemon on {path} does not answer: {error}", Exit.FAILED) from None
     try:
@@ -44,3 +45,12 @@ def ask(path: Path, request: dict[str, Any]) -> dict[str, Any]:
     if not answer.get("ok"):
         raise ClientError(str(answer.get("error", "the daemon refused without a reason")), Exit.FAILED)
     return answer
+
+
+def _or_as_a_member(path: Path) -> str:
+    """Of the group that may use the socket; its directory, which everybody can see, has the same group."""
+    try:
+        group = path.parent.stat().st_gid
+        return f", or as a member of the group {grp.getgrgid(group).gr_name}" if group else ""
+    except (OSError, KeyError):
+        return ""

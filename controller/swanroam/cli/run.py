@@ -14,11 +14,12 @@ from swanroam.daemon import logs
 from swanroam.daemon.control_channel import ControlChannelError
 from swanroam.daemon.controller import HostError
 from swanroam.daemon.journal import JournalError
-from swanroam.daemon.requirements import Unmet, check_requirements
+from swanroam.daemon.requirements import Unmet, check_requirements, lacking
 from swanroam.daemon.run import AlreadyRunningError, DirectoryError
 from swanroam.daemon.run import run as run_daemon
 from swanroam.kernel.address_watch import AddressWatchError
 from swanroam.kernel.preflight import Severity
+from swanroam.kernel.privileges import Capability, forbid_dumping, lay_aside
 
 log = structlog.get_logger("swanroam")
 
@@ -39,6 +40,12 @@ def run(arguments: argparse.Namespace) -> int:
     """Checks what it needs, then works until SIGTERM or SIGINT."""
     config = load_config(arguments.config)
     logs.configure(config.log.format, config.log.level)
+    if (problem := lacking(config)) is not None:
+        print(f"swanroam: {problem}", file=sys.stderr)
+        return Exit.PRIVILEGES
+    # Before there is a second thread. What charon's netlink dumps hold passes through this process's memory.
+    forbid_dumping()
+    lay_aside(frozenset(Capability) - {Capability.NET_ADMIN})
     return asyncio.run(_run(config))
 
 

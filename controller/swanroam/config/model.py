@@ -182,6 +182,8 @@ class Config:
     """swanctl.conf to load definitions from; None: the program's own default."""
     state_directory: Path = Path("/var/lib/swanroam")
     runtime_directory: Path = Path("/run/swanroam")
+    api_group: str | None = None
+    """Whose members may use the command line; None: those of the group that the daemon runs as."""
     carrier: CarrierSettings = CarrierSettings()
     addresses: AddressSettings = AddressSettings()
     sockets: SocketSettings = SocketSettings()

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -32,18 +34,26 @@ Handler = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 
 
 class Api:
-    """Serves requests until closed."""
+    """Serves requests until closed. `group`: the id of the socket's, -1 for the process's own."""
 
-    def __init__(self, path: Path, handlers: dict[str, Handler]) -> None:
+    def __init__(self, path: Path, handlers: dict[str, Handler], group: int = -1) -> None:
         self._path = path
         self._handlers = handlers
+        self._group = group
         self._server: asyncio.Server | None = None
 
     async def open(self) -> None:
         """Raises OSError when the socket can't be made."""
         self._path.unlink(missing_ok=True)
-        self._server = await asyncio.start_unix_server(self._serve, self._path, limit=MAX_REQUEST)
-        self._path.chmod(0o660)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            listener.bind(str(self._path))  # nobody can connect before it listens
+            os.chown(self._path, -1, self._group)
+            self._path.chmod(0o660)
+            self._server = await asyncio.start_unix_server(self._serve, sock=listener, limit=MAX_REQUEST)
+        except BaseException:
+            listener.close()
+            raise
 
     async def close(self) -> None:
         if self._server is not None:

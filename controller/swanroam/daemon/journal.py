@@ -93,6 +93,7 @@ class Journal:
         """
         temporary = self.path.with_name(self.path.name + ".new")
         with _opened(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as descriptor:
+            os.fchmod(descriptor, 0o600)  # whatever the umask, and whoever made it
             while content:
                 content = content[os.write(descriptor, content) :]
             os.fsync(descriptor)

@@ -10,6 +10,7 @@ import asyncio
 import errno
 import itertools
 import socket
+import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -17,6 +18,7 @@ from typing import TypeVar
 
 import structlog
 
+from swanroam.kernel.privileges import handed_on
 from swanroam.transport import nursery
 from swanroam.transport.orders import (
     LONGEST_LINE,
@@ -67,7 +69,7 @@ class Mover:
         self._expired = expired
         self._numbers = itertools.count(1)
         self._nursery: socket.socket | None = None
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._reading: asyncio.Task[None] | None = None
         self._starting = asyncio.Lock()
@@ -83,15 +85,18 @@ class Mover:
         return transfer in self._held
 
     async def open(self) -> None:
-        """Starts the nursery. Raises MoverError."""
+        """Starts the nursery. Raises MoverError.
+
+        Nothing else is started while the capabilities are handed on: there is no await in between.
+        """
         with ExitStack() as undo:
             try:
                 ours, theirs = socket.socketpair()
                 undo.callback(ours.close)
                 argv = [sys.executable, "-P", "-m", "swanroam.transport", "--fd", str(theirs.fileno())]
-                with theirs:
-                    self._process = await asyncio.create_subprocess_exec(
-                        *argv, pass_fds=[theirs.fileno()], stdin=asyncio.subprocess.DEVNULL, start_new_session=True
+                with theirs, handed_on():
+                    self._process = subprocess.Popen(  # noqa: ASYNC220 - see above; it takes milliseconds
+                        argv, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True
                     )
             except OSError as error:
                 remedy = (
@@ -146,10 +151,13 @@ class Mover:
             await asyncio.gather(self._reading, return_exceptions=True)
         if self._nursery is not None:
             self._nursery.close()
+        await self._nursery_ended()
+
+    async def _nursery_ended(self) -> None:
+        """It ends when its socket is closed."""
         if self._process is not None:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(5.0):
-                    await self._process.wait()
+            with suppress(subprocess.TimeoutExpired):
+                await asyncio.to_thread(self._process.wait, 5.0)
 
     async def _give(self, order: Order) -> None:
         """To a new mover when the last is just ending: nobody is told of an order without answer. Raises MoverError."""
@@ -175,6 +183,7 @@ class Mover:
             except OSError as error:
                 self._nursery.close()
                 self._nursery = None  # the next order starts another
+                await self._nursery_ended()
                 raise MoverError(f"the process that moves sockets has ended: {error}") from error
             try:
                 reader, self._writer = await asyncio.open_unix_connection(sock=channel, limit=LONGEST_LINE)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv6Address
 from socket import AF_INET, AF_INET6, AddressFamily
 
-from swanroam.config import Config, FilterMethod, GuardNew
+from swanroam.config import Config, FilterMethod, GuardNew, TransportMethod
 from swanroam.daemon.translation import carrier_settings
 from swanroam.ike.associations import Mode
 from swanroam.ike.definitions import ConnectionDefinition, DefinitionError, Definitions, read_definitions
@@ -16,6 +16,7 @@ from swanroam.ike.selectors import TrafficSelector
 from swanroam.ike.vici import ViciClient
 from swanroam.kernel.forwarding import forwards
 from swanroam.kernel.preflight import Finding, Severity, preflight
+from swanroam.kernel.privileges import PURPOSES, Capability, effective
 from swanroam.kernel.xfrm.errors import XfrmError
 from swanroam.kernel.xfrm.migrate import probe_migrate
 from swanroam.kernel.xfrm.socket import XfrmSocket
@@ -43,6 +44,24 @@ class Requirements:
     """What does not keep it from starting, but deserves a word."""
     families: tuple[AddressFamily, ...] = ()
     """The address families in which the kernel can do everything."""
+
+
+def lacking(config: Config) -> str | None:
+    """The capabilities that this process lacks, each with what it is for, and the remedy; None when all are there.
+
+    Those for moving sockets count unless all peers have `transport: keep`.
+    """
+    moving = any(peer.transport is TransportMethod.MOVE for peer in config.peers)
+    needed = frozenset(Capability) if moving else {Capability.NET_ADMIN}
+    missing = needed - effective()
+    if not missing:
+        return None
+    named = ", ".join(f"{capability} ({purpose})" for capability, purpose in PURPOSES.items() if capability in missing)
+    keep = "" if Capability.NET_ADMIN in missing else ", or set transport: keep for all peers"
+    return (
+        f"privilege: this process lacks {named}: run it as root, or by the unit swanroam.service, which "
+        f"gives it that{keep}"
+    )
 
 
 async def check_requirements(config: Config) -> Requirements:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import fcntl
+import grp
 import os
 import signal
 from collections.abc import Collection, Iterator
@@ -21,6 +22,7 @@ import structlog
 
 from swanroam import __version__
 from swanroam.config import Config
+from swanroam.daemon import service_manager
 from swanroam.daemon.addresses import AddressFollower
 from swanroam.daemon.api import Api, Handler
 from swanroam.daemon.charon import CharonWatch
@@ -88,16 +90,25 @@ async def run(config: Config, families: Collection[AddressFamily]) -> None:
 @contextmanager
 def single_instance(config: Config) -> Iterator[None]:
     """Makes the directories and locks the runtime one. Raises AlreadyRunningError, DirectoryError."""
-    for directory in (config.runtime_directory, config.state_directory):
+    group = api_group(config)
+    for directory, mode in ((config.runtime_directory, 0o750), (config.state_directory, 0o700)):
         try:
-            directory.mkdir(mode=0o750, parents=True, exist_ok=True)
+            _make_directory(directory, mode)
         except OSError as error:
             raise DirectoryError(
                 f"cannot make the directory {directory}: {error.strerror}: {_remedy(error)}"
             ) from error
+    try:
+        os.chown(config.runtime_directory, -1, group)
+    except OSError as error:
+        raise DirectoryError(
+            f"cannot give {config.runtime_directory} to the group {config.api_group}: {error.strerror}: make the user "
+            f"that swanroam runs as its owner and a member of that group, or leave out api_group"
+        ) from error
     path = config.runtime_directory / "lock"
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        os.fchmod(descriptor, 0o600)  # whatever the umask
     except OSError as error:
         raise DirectoryError(f"cannot write {path}: {error.strerror}: {_remedy(error)}") from error
     try:
@@ -109,10 +120,33 @@ def single_instance(config: Config) -> Iterator[None]:
         os.close(descriptor)
 
 
+def api_group(config: Config) -> int:
+    """The id of the group that may use the API; -1 for the daemon's own. Raises DirectoryError."""
+    if config.api_group is None:
+        return -1
+    try:
+        return grp.getgrnam(config.api_group).gr_gid
+    except KeyError:
+        raise DirectoryError(
+            f"there is no group {config.api_group}: groupadd --system {config.api_group}, or mend api_group"
+        ) from None
+
+
+def _make_directory(directory: Path, mode: int) -> None:
+    """One that is there already keeps its mode: whoever made it has chosen it. Raises OSError."""
+    try:
+        directory.mkdir(mode=mode, parents=True)
+    except FileExistsError:
+        if not directory.is_dir():
+            raise
+    else:
+        directory.chmod(mode)  # whatever the umask
+
+
 def _remedy(error: OSError) -> str:
     match error.errno:
         case errno.EACCES | errno.EPERM:
-            return "run as root, or set runtime_directory and state_directory to what this user may write"
+            return "run as its owner or root, or set runtime_directory and state_directory to what this user may write"
         case errno.EROFS:
             return "mount it writable, or set runtime_directory and state_directory to elsewhere"
         case errno.ENOTDIR | errno.EEXIST:
@@ -158,7 +192,7 @@ class _Daemon:
             "sockets": sockets.answer,
             "move": self._follower.order,
         }
-        self._api = Api(api_path(config), handlers)
+        self._api = Api(api_path(config), handlers, api_group(config))
 
     async def open(self) -> None:
         """Raises ControlChannelError, DirectoryError."""
@@ -184,7 +218,9 @@ class _Daemon:
                 parts = (self._controller.run(), self._watch.run(), self._follower.run())
                 running = [tasks.create_task(part) for part in parts]
                 log.info("started", version=__version__, identity=self._config.identity, peers=len(self._by_inner))
+                service_manager.tell(service_manager.READY)
                 await self._stop.wait()
+                service_manager.tell(service_manager.STOPPING)
                 for task in running:
                     task.cancel()
         except BaseExceptionGroup as group:

@@ -216,9 +216,17 @@ class Definitions(Mapping[str, ConnectionDefinition]):
             return self._connections[name]
         except KeyError:
             cause = "".join(f"; swanctl says: {line}" for line in self.complaints)
+            if _as_whom():
+                cause += f"; swanctl passes over files that it must not read{_as_whom()}: look at their permissions"
             raise DefinitionError(
                 f"swanctl's configuration has no connection {name}{_did_you_mean(name, self)}{cause}"
             ) from None
+
+
+def _as_whom() -> str:
+    """Which user swanctl runs as, when that can be the reason that it does not see a file."""
+    user = os.geteuid()
+    return f" as the user with number {user}" if user else ""
 
 
 DefinitionsProvider = Callable[[], Awaitable[Definitions]]
@@ -263,7 +271,9 @@ async def _read_definitions(
         raise DefinitionError(f"{swanctl} sent what is no VICI: {recorder.error}") from recorder.error
     if not recorder.connections and (status != 0 or complaints):
         said = "; ".join(complaints) or f"exit status {status}"
-        raise DefinitionError(f"{swanctl} cannot read the connections: {said}. Try `swanctl --load-conns` by hand")
+        raise DefinitionError(
+            f"{swanctl} cannot read the connections: {said}. Try `swanctl --load-conns` by hand{_as_whom()}"
+        )
     return Definitions(recorder.connections, complaints)
 
 
@@ -299,8 +309,9 @@ async def _run(
 
 
 def _is_noise(line: str) -> bool:
-    """Optional plugins that are not installed, include patterns without a file: usual on a healthy system."""
-    return line.startswith("plugin '") or line.startswith("expanding file pattern ")
+    """Optional plugins that are not installed or want more privileges, include patterns without a file: usual on a
+    healthy system."""
+    return line.startswith(("plugin '", "expanding file pattern ")) or " plugin requires CAP_" in line
 
 
 class _Recorder:

@@ -321,7 +321,10 @@ def _explain(path: Path, error: OSError) -> str:
         case FileNotFoundError():
             return f"charon's VICI socket {path} does not exist: {start} or set vici_socket"
         case PermissionError():
-            return f"no permission for charon's VICI socket {path}: run as root or as charon's user"
+            return (
+                f"no permission for charon's VICI socket {path}: run as root, or let charon give it to the group that "
+                "swanroam runs as (charon.group in strongswan.conf)"
+            )
         case ConnectionRefusedError():
             return f"nobody listens on charon's VICI socket {path}: {start}"
     said = f"cannot connect to charon's VICI socket {path}: {error.strerror}"

@@ -35,6 +35,7 @@ from swanroam.kernel.carrier_devices import (
 )
 from swanroam.kernel.carrier_routes import Rule, TunnelRoute
 from swanroam.kernel.ingress import Admitted, Clear, Ingress
+from swanroam.kernel.privileges import Capability, effective
 from swanroam.kernel.rtnetlink import IPAddress, RouteSocket, RouteSocketError
 from swanroam.kernel.xfrm.algorithms import AeadAlgorithm, KeyMaterial
 from swanroam.kernel.xfrm.association import SecurityAssociation
@@ -44,7 +45,6 @@ from swanroam.kernel.xfrm.selectors import Selector
 from swanroam.kernel.xfrm.socket import XfrmSocket
 from swanroam.kernel.xfrm.states import add_state, delete_state
 
-_CAP_NET_ADMIN: Final = 12
 _TRIAL_NAMES: Final = {AF_INET: "swanroam4try", AF_INET6: "swanroam6try"}
 _TRIAL_ADDRESSES: Final[dict[AddressFamily, tuple[IPAddress, IPAddress]]] = {
     AF_INET: (IPv4Address("192.0.2.1"), IPv4Address("192.0.2.2")),
@@ -125,11 +125,8 @@ async def preflight(
 
 
 def has_net_admin() -> bool:
-    """Whether CAP_NET_ADMIN is effective in this process's user namespace (proc(5): CapEff)."""
-    for line in Path("/proc/thread-self/status").read_text(encoding="ascii", errors="replace").splitlines():
-        if line.startswith("CapEff:"):
-            return bool(int(line.split()[1], 16) >> _CAP_NET_ADMIN & 1)
-    return False
+    """Whether CAP_NET_ADMIN is effective in this process's user namespace."""
+    return Capability.NET_ADMIN in effective()
 
 
 async def _guarded(check: str, trial: Callable[[], Coroutine[Any, Any, list[Finding]]]) -> list[Finding]:

@@ -24,6 +24,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
+from swanroam.kernel.privileges import Capability
 from swanroam.transport import privileges
 from swanroam.transport.jobs import pack, unpack_from
 from swanroam.transport.stopping import NotStopped, Stopper
@@ -119,7 +120,7 @@ def _become_tracer(requests: socket.socket, lifeline: socket.socket) -> NoReturn
     status = 1
     try:
         privileges.be_spared_and_named("swanroam-tracer")
-        privileges.drop(keep=frozenset({privileges.Capability.SYS_PTRACE}))
+        privileges.drop(keep=frozenset({Capability.SYS_PTRACE}))
         kept = {0, 1, 2, requests.fileno(), lifeline.fileno()}
         for name in os.listdir("/proc/self/fd"):  # noqa: PTH208
             if int(name) not in kept:
