@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Collection
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,15 @@ from swanroam.config import PeerSettings
 from swanroam.daemon import controller as controller_module
 from swanroam.daemon.controller import HostError
 from swanroam.daemon.journal import Journal, JournalError
+from swanroam.protocol.authorisation import Ground
 from swanroam.protocol.events import AddressesRead, EstablishFilters, Event, FiltersFailed, ReleaseFilters
 from swanroam.protocol.host_state import Pair
-from swanroam.protocol.messages import AddressChange, Verdict
+from swanroam.protocol.messages import Acknowledgment, AddressChange, IPAddress, Verdict
 from unit.fake_host import ITS, A, B, FakeHost, P, Q, Stage, configuration, on_stage
 
 SPARE = frozenset({A, B})
+R, S, T = (ip_address(text) for text in ("192.0.2.9", "198.51.100.8", "198.51.100.9"))
+SECOND = "second.example.org"
 
 
 async def registered(stage: Stage) -> None:
@@ -253,6 +257,52 @@ def test_a_state_directory_that_cannot_be_written_stops_the_start_before_anythin
     with pytest.raises(JournalError, match="cannot write the journal"):
         asyncio.run(start())
     assert host.log == []
+
+
+# --- what is known of addresses when a peer moves ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("address", "ground"),
+    [(A, Ground.OURS), (R, Ground.OURS), (P, Ground.ANOTHER_PEERS), (Q, Ground.ANOTHER_PEERS), (S, None)],
+    ids=["ours that was given up", "ours on an interface that does not count", "another's", "another's IKE_SA", "free"],
+)
+def test_a_peer_moves_to_no_address_that_somebody_has(
+    tmp_path: Path, address: IPAddress, ground: Ground | None
+) -> None:
+    host = FakeHost()
+    host.own.add(R)
+
+    async def story(stage: Stage) -> None:
+        await moved(stage)
+        assert stage.host.state.held == {A, B}
+        stage.change(1, P)
+        stage.associated((A, P), (A, Q))
+        second = stage.controller.peers[SECOND]
+        stage.associated((A, T), peer=second)
+        stage.change(1, T, peer=second)
+        stage.change(2, address, T, peer=second)
+        half = second.machine.correspondent
+        await stage.until(lambda: half.refusals or half.last_sequence == 2)
+        assert half.refusals == ({} if ground is None else {ground: 1})
+
+    on_stage(tmp_path, story, host=host, peer="\n  - {identity: second.example.org, connection: second}")
+
+
+def test_a_change_that_cannot_be_checked_is_not_taken(tmp_path: Path) -> None:
+    class Mute(FakeHost):
+        async def is_own(self, address: IPAddress) -> bool:
+            raise HostError("the kernel does not answer")
+
+    async def story(stage: Stage) -> None:
+        stage.associated((A, P))
+        stage.change(1, P)
+        stage.submit(AddressesRead(A, frozenset({A})))
+        await stage.until(lambda: any(isinstance(message, AddressChange) for message in stage.sent))
+        assert stage.peer.machine.correspondent.binding is None
+        assert not any(isinstance(message, Acknowledgment) for message in stage.sent)
+
+    on_stage(tmp_path, story, host=Mute())
 
 
 # --- what status tells of it ------------------------------------------------------------------------------------------

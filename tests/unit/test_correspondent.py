@@ -6,13 +6,20 @@ Arrows to the right are what the machine is told, arrows to the left what it ans
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 
 import pytest
 
-from swanroam.protocol.authorisation import Policy, Surroundings
+from swanroam.protocol.authorisation import Ground, Policy, Surroundings
 from swanroam.protocol.binding import Binding
-from swanroam.protocol.correspondent import BURST, LINGER_INTERVAL, PROOF_TIME, STRAY_PATIENCE
+from swanroam.protocol.correspondent import (
+    BURST,
+    LINGER_INTERVAL,
+    MAX_CHANGES,
+    MAX_LINGERING,
+    PROOF_TIME,
+    STRAY_PATIENCE,
+)
 from swanroam.protocol.events import Action, Fact, ReadUsage, ReleaseFilters, UsageRead
 from swanroam.protocol.handover import Result
 from swanroam.protocol.host_state import Carried, HostState, Pair
@@ -33,6 +40,8 @@ from unit.driver import (
     reports,
     sent,
 )
+
+TEN = ip_network("10.0.0.0/8")
 
 
 def managing(settings=STATIONARY) -> Driver:
@@ -267,6 +276,7 @@ def test_older_or_contradicting_change_is_stale(message):
     assert acknowledgment(answered).last_sequence == 2
     assert acknowledgment(answered).challenge is None
     assert facts(answered) == [Fact.CHANGE_STALE]
+    assert host.machine.correspondent.refusals == {Ground.STALE: 1}
     assert host.machine.snapshot() == state
 
 
@@ -279,7 +289,8 @@ def test_flood_of_changes_is_limited_without_touching_the_binding():
     assert verdicts.count(Verdict.ACCEPTED) == BURST - 1, "one went to the registration"
     assert verdicts[-1] is Verdict.RATE_LIMITED
     state = host.machine.snapshot()
-    host.receive(change(40, A, B))
+    limited = host.receive(change(40, A, B))
+    assert [report.reason for report in reports(limited, Fact.CHANGE_REFUSED)] == ["rate_limited"]
     assert host.machine.snapshot() == state
     host.wait(1.0)
     assert acknowledgment(host.receive(change(41, A, B))).verdict is Verdict.ACCEPTED
@@ -289,24 +300,27 @@ def test_refused_changes_are_limited_too():
     host = managing()
     verdicts = [acknowledgment(host.receive(change(number, B, D))).verdict for number in range(2, 32)]
     assert verdicts.count(Verdict.NOT_OWNED) == BURST - 1
-    assert host.machine.correspondent.refused == BURST - 1
     assert verdicts[-1] is Verdict.RATE_LIMITED
+    assert host.machine.correspondent.refusals == {
+        Ground.NOT_OWNED: BURST - 1,
+        Ground.RATE_LIMITED: len(verdicts) - BURST + 1,
+    }
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("message", "policy", "surroundings", "verdict"),
+    ("message", "policy", "surroundings", "verdict", "ground"),
     [
-        (change(2, B, D), Policy(True, ()), Surroundings(), Verdict.NOT_OWNED),
-        (change(2, B, A), Policy(False, ()), Surroundings(), Verdict.NOT_ALLOWED),
-        (change(2, B, A), Policy(True, (ip_network("10.0.0.0/8"),)), Surroundings(), Verdict.NOT_ALLOWED),
-        (change(2, B, A), Policy(True, ()), Surroundings(own=frozenset({P, B})), Verdict.IN_USE),
-        (change(2, B, A), Policy(True, ()), Surroundings(others=frozenset({B})), Verdict.IN_USE),
+        (change(2, B, D), Policy(True, ()), Surroundings(), Verdict.NOT_OWNED, Ground.NOT_OWNED),
+        (change(2, B, A), Policy(False, ()), Surroundings(), Verdict.NOT_ALLOWED, Ground.MAY_NOT_MOVE),
+        (change(2, B, A), Policy(True, (TEN,)), Surroundings(), Verdict.NOT_ALLOWED, Ground.OUTSIDE),
+        (change(2, B, A), Policy(True, ()), Surroundings(own=frozenset({P, B})), Verdict.IN_USE, Ground.OURS),
+        (change(2, B, A), Policy(True, ()), Surroundings(others=frozenset({B})), Verdict.IN_USE, Ground.ANOTHER_PEERS),
     ],
 )
-def test_refusal_changes_nothing_but_tells_why(message, policy, surroundings, verdict):
+def test_refusal_changes_nothing_but_tells_why_and_is_counted(message, policy, surroundings, verdict, ground):
     host = managing(replace(STATIONARY, policy=policy))
     host.machine.surroundings = surroundings
     before, state = host.applied, host.machine.snapshot()
@@ -316,7 +330,10 @@ def test_refusal_changes_nothing_but_tells_why(message, policy, surroundings, ve
     assert answered.reason
     assert answered.challenge is None
     assert answered.last_sequence == 1
+    (report,) = reports(actions, Fact.CHANGE_REFUSED)
+    assert (report.reason, report.detail) == (ground.value, answered.reason)
     assert facts(actions) == [Fact.CHANGE_REFUSED]
+    assert host.machine.correspondent.refusals == {ground: 1}
     assert (host.applied, host.machine.snapshot()) == (before, state)
 
 
@@ -359,6 +376,27 @@ def test_released_address_stays_guarded_while_sockets_use_it():
     assert not host.applied.carried
     assert facts(host.count({}, LINGER_INTERVAL)) == [Fact.ADDRESS_RELEASED]
     assert host.applied.guarded == {Pair(P, B)}
+
+
+def test_an_identity_whose_old_addresses_are_all_in_use_here_moves_no_further():
+    host = managing()
+    sequence, current = 1, A
+    for address in map(ip_address, range(int(D) + 1, int(D) + 1 + MAX_LINGERING)):
+        sequence, current = sequence + 1, address
+        actions = host.receive(change(sequence, address))
+        assert acknowledgment(actions).verdict is Verdict.ACCEPTED
+        for question in found(actions, ReadUsage):
+            host.feed(UsageRead(question.address, 1))
+        host.wait(1 / MAX_CHANGES)
+    state = host.machine.snapshot()
+    refused = host.receive(change(sequence + 1, B))
+    assert acknowledgment(refused).verdict is Verdict.RATE_LIMITED
+    assert host.machine.correspondent.refusals == {Ground.TOO_MANY: 1}
+    assert host.machine.snapshot() == state
+    assert acknowledgment(host.receive(change(sequence + 1, current))).verdict is Verdict.ACCEPTED, "it may stay"
+    for address in host.machine.correspondent.lingering:
+        host.feed(UsageRead(address, 0))
+    assert acknowledgment(host.receive(change(sequence + 2, B))).verdict is Verdict.ACCEPTED
 
 
 def test_lingering_guard_waits_for_the_end_of_the_ike_sa():

@@ -16,6 +16,7 @@ from swanroam.daemon.control_channel import ControlChannel
 from swanroam.daemon.status import Status
 from swanroam.ike.associations import IkeSa
 from swanroam.ike.vici import ViciClient
+from swanroam.protocol.authorisation import Ground
 from swanroam.protocol.events import AddressesRead, Association, AssociationsRead
 from swanroam.protocol.host_state import Pair
 from swanroam.protocol.messages import Verdict
@@ -168,9 +169,12 @@ def test_a_move_of_the_peers_that_we_refuse_is_told(tmp_path: Path) -> None:
         await registered(stage)
         stage.change(1, P)
         stage.change(2, Q, P)
-        await stage.until(lambda: stage.peer.machine.correspondent.refused)
         await stage.until(lambda: stage.peer.trouble)
-        assert (await View(stage).peer())["problem"].startswith("its move was refused: ")
+        stage.change(1, Q, P)
+        await stage.until(lambda: stage.peer.machine.correspondent.refusals[Ground.STALE])
+        peer = await View(stage).peer()
+        assert peer["problem"].startswith("its move was refused: ")
+        assert (peer["refused"], peer["refusals"]) == (2, {"outside_allow": 1, "stale": 1})
 
     on_stage(tmp_path, story, peer="allow: [198.51.100.1/32]")
 

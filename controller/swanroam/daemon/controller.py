@@ -27,6 +27,7 @@ from swanroam.protocol.events import (
     EstablishFilters,
     Event,
     Fact,
+    MessageReceived,
     MigrateFilters,
     ReadUsage,
     ReleaseFilters,
@@ -38,7 +39,7 @@ from swanroam.protocol.events import (
 )
 from swanroam.protocol.handover import Handover, Step
 from swanroam.protocol.host_state import Pair
-from swanroam.protocol.messages import INSTANCE_SIZE, IPAddress, Message, Method
+from swanroam.protocol.messages import INSTANCE_SIZE, AddressChange, IPAddress, Message, Method
 from swanroam.protocol.mobile import MobileSettings
 from swanroam.protocol.peer import PeerMachine
 from swanroam.protocol.peer import PeerSettings as MachineSettings
@@ -81,6 +82,9 @@ class Host(Protocol):
 
     def forget(self) -> None:
         """Somebody may have changed the kernel: the next `apply` has to look."""
+
+    async def is_own(self, address: IPAddress) -> bool:
+        """It is this host's, on whatever interface, or a broadcast address of its networks. Raises HostError."""
 
     async def establish(
         self, peer: PeerSettings, action: EstablishFilters, children: Collection[str], wanted: Callable[[], bool]
@@ -216,11 +220,12 @@ class Controller:
 
     async def _process(self, peer: Peer, event: Event) -> None:
         loop = asyncio.get_running_loop()
-        others = (other.machine.peer for other in self.peers.values() if other is not peer)
-        peer.machine.surroundings = Surroundings(
-            own=self.own_addresses,
-            others=frozenset(address for binding in others if binding is not None for address in binding.addresses),
-        )
+        if isinstance(event, MessageReceived) and isinstance(event.message, AddressChange):
+            try:
+                peer.machine.surroundings = await self._surroundings(peer, event.message)
+            except HostError as error:
+                peer.log.error("address_change_not_checked", error=str(error))  # the peer will repeat it
+                return
         actions = peer.machine.feed(event, loop.time())
         try:
             changed = await self._apply_all()
@@ -238,6 +243,21 @@ class Controller:
         if peer.trouble is not None and peer.trouble.fact is Fact.FILTERS_FAILED and _complete(peer.machine):
             peer.trouble = None
         self._set_timer(peer)
+
+    async def _surroundings(self, peer: Peer, change: AddressChange) -> Surroundings:
+        """What has to be known of addresses to authorise an address change. Raises HostError."""
+        own = set(self.own_addresses)
+        for other in self.peers.values():
+            if (binding := other.machine.own) is not None:
+                own.update(binding.addresses)  # also those that only the carrier device has
+        if change.current not in own and await self._host.is_own(change.current):
+            own.add(change.current)
+        machines = [other.machine for other in self.peers.values() if other is not peer]
+        bindings = [binding for machine in machines if (binding := machine.correspondent.binding) is not None]
+        registered = frozenset(address for binding in bindings for address in binding.addresses)
+        seen = {association.pair.remote for machine in machines for association in machine.associations}
+        known = {machine.peer.current for machine in machines if machine.peer is not None}
+        return Surroundings(frozenset(own), registered | seen | known, registered, self.config.control.prefix)
 
     async def _apply_all(self) -> bool:
         """Journal first, then the kernel: what a crash leaves behind is always known."""
@@ -317,6 +337,8 @@ class Controller:
                 fields |= {"moved": tally.moved, "kept": len(tally.kept)}
         elif report.detail:
             fields["detail"] = report.detail
+        if report.reason:
+            fields["reason"] = report.reason
         if report.fact in _WARNINGS:
             if report.fact in _TROUBLES:
                 peer.trouble = report

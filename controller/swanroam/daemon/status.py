@@ -84,7 +84,8 @@ class Status:
             "proven": _text(correspondent.proven),
             "sequence": mobile.sequence,
             "last_sequence": correspondent.last_sequence,
-            "refused": correspondent.refused,
+            "refused": sum(correspondent.refusals.values()),
+            "refusals": {ground.value: count for ground, count in correspondent.refusals.items()},
             "guarded_after_release": [str(address) for address in correspondent.lingering],
             "associations": [
                 {

@@ -17,10 +17,11 @@ kernel would retransmit their data to the released address without any policy, i
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from swanroam.protocol.authorisation import Policy, Refusal, Surroundings, authorise
+from swanroam.protocol.authorisation import Ground, Policy, Refusal, Surroundings, authorise
 from swanroam.protocol.binding import Binding
 from swanroam.protocol.events import Action, Association, Fact, ReadUsage, ReleaseFilters, Report, Send
 from swanroam.protocol.handover import Handover, Result, Step
@@ -40,6 +41,8 @@ PROOF_TIME = 10.0
 MAX_CHANGES = 3.0
 """New sequences a second that one identity may bring (RFC 6275 §12, MAX_UPDATE_RATE), with a burst of ten."""
 BURST = 10.0
+MAX_LINGERING = 64
+"""Released addresses that one identity may have guarded here, before it may change its address again."""
 LINGER_INTERVAL = 2.0
 """Seconds between two counts of the sockets that are connected to a released address."""
 STRAY_PATIENCE = 5.0
@@ -85,7 +88,8 @@ class Correspondent:
         """The last address that the peer has proven."""
         self.last_sequence = 0
         self.handover: Handover | None = None
-        self.refused = 0
+        self.refusals: Counter[Ground] = Counter()
+        """Address changes that were not honoured."""
         self.peer_instance = b""
         self._last: AddressChange | None = None
         self._token = token
@@ -133,18 +137,11 @@ class Correspondent:
             self._last = message  # its nonce may be that of a new run
             self._renew_challenge(now)
             return [self._acknowledge(message, Verdict.ACCEPTED)]
-        if message.sequence <= self.last_sequence:
-            report = Report(Fact.CHANGE_STALE, f"sequence {message.sequence}, have {self.last_sequence}")
-            return [self._acknowledge(message, Verdict.STALE), report]
-        if not self._bucket.take(now):
-            return [self._acknowledge(message, Verdict.RATE_LIMITED, "more changes than the limit of 3 a second")]
-        owned = {association.pair.remote for association in associations}
-        if self.binding is not None:
-            owned |= set(self.binding.addresses)
-        refusal = authorise(message, self.policy, surroundings, owned)
+        associated = {association.pair.remote for association in associations}
+        refusal = self._limits(message, now) or authorise(message, self.policy, surroundings, self.binding, associated)
         if refusal is not None:
             return self._refuse(message, refusal)
-        return self._accept(message, owned, now)
+        return self._accept(message, associated, now)
 
     def path_response(self, message: PathResponse, now: float) -> list[Action]:
         if self._last is None or self.binding is None or message.sequence != self._last.sequence:
@@ -213,7 +210,7 @@ class Correspondent:
 
     # --- inside -----------------------------------------------------------------------------------------------
 
-    def _accept(self, message: AddressChange, owned: Collection[IPAddress], now: float) -> list[Action]:
+    def _accept(self, message: AddressChange, associated: Collection[IPAddress], now: float) -> list[Action]:
         actions: list[Action] = []
         before = self.binding
         after = Binding(message.current, message.deprecated)
@@ -221,8 +218,9 @@ class Correspondent:
         self._last = message
         self.peer_instance = message.instance
         self.binding = after
-        if before is None and after.current in owned:
-            self.proven = after.current  # IKE itself has just been through this address (RFC 7296 §2.6)
+        if before is None:  # IKE itself has been through these addresses (RFC 7296 §2.6)
+            newest_first = (after.current, *reversed(after.deprecated))
+            self.proven = next((address for address in newest_first if address in associated), None)
         if self.proven not in after.addresses:
             self.proven = None  # released before the new one was proven: nothing may be sent there any more
         if before is None or before.current != after.current:
@@ -243,11 +241,26 @@ class Correspondent:
         actions.append(Report(Fact.CHANGE_ACCEPTED, _describe(after), self.handover))
         return actions
 
+    def _limits(self, message: AddressChange, now: float) -> Refusal | None:
+        """What does not depend on the addresses that it names."""
+        if message.sequence <= self.last_sequence:
+            reason = f"sequence {message.sequence}, have {self.last_sequence}"
+            return Refusal(Verdict.STALE, Ground.STALE, reason)
+        if not self._bucket.take(now):
+            reason = "more changes than the limit of 3 a second"
+            return Refusal(Verdict.RATE_LIMITED, Ground.RATE_LIMITED, reason)
+        moves = self.binding is not None and message.current != self.binding.current
+        if moves and len(self._lingering) >= MAX_LINGERING:
+            reason = f"sockets here still use {len(self._lingering)} addresses that you have left"
+            return Refusal(Verdict.RATE_LIMITED, Ground.TOO_MANY, reason)
+        return None
+
     def _refuse(self, message: AddressChange, refusal: Refusal) -> list[Action]:
-        self.refused += 1
+        self.refusals[refusal.ground] += 1
+        fact = Fact.CHANGE_STALE if refusal.ground is Ground.STALE else Fact.CHANGE_REFUSED
         return [
             self._acknowledge(message, refusal.verdict, refusal.reason),
-            Report(Fact.CHANGE_REFUSED, refusal.reason),
+            Report(fact, refusal.reason, reason=refusal.ground.value),
         ]
 
     def _renew_challenge(self, now: float) -> None:
