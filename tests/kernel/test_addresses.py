@@ -455,12 +455,8 @@ def test_watch_that_is_not_open_says_so() -> None:
 
 def test_what_is_this_hosts_own_on_any_interface_is_told_from_other_hosts() -> None:
     async def run() -> None:
-        ip(
-            *TWO_NETWORKS,
-            "link add name docker0 type dummy",
-            "link set docker0 up",
-            "address add 172.17.0.1/16 dev docker0",
-        )
+        ip(*TWO_NETWORKS, "link add name docker0 type veth peer name docker0-far")
+        ip("link set docker0 up", "address add 172.17.0.1/16 dev docker0", "address add 172.18.0.1/16 dev net-b")
         ip("link set lo up", "address add 192.0.2.200/32 dev lo", "address add 2001:db8:3::1/128 dev lo nodad")
         own6 = ip_address("2001:db8:3::1")
         await until_local(OLD6, own6)

@@ -67,7 +67,8 @@ def _peer(peer: dict[str, Any]) -> list[str]:
             lines += _line(label, "unknown: no IKE_SA")
         else:
             old = f", still using {', '.join(binding['deprecated'])}" if binding["deprecated"] else ""
-            lines += _line(label, f"{binding['current']}{old}")
+            proof = " (not proven yet)" if binding is peer["peer"] and peer["unproven"] is not None else ""
+            lines += _line(label, f"{binding['current']}{proof}{old}")
     for association in peer["associations"]:
         what = _children(peer, association)
         where = f"{association['local']} - {association['remote']}"

@@ -10,7 +10,7 @@ import asyncio
 import random
 import secrets
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from ipaddress import IPv6Address
 from typing import Any, Protocol
 
@@ -39,7 +39,7 @@ from swanroam.protocol.events import (
 )
 from swanroam.protocol.handover import Handover, Step
 from swanroam.protocol.host_state import Pair
-from swanroam.protocol.messages import INSTANCE_SIZE, AddressChange, IPAddress, Message, Method
+from swanroam.protocol.messages import INSTANCE_SIZE, AddressChange, IPAddress, Message, Method, PathResponse
 from swanroam.protocol.mobile import MobileSettings
 from swanroam.protocol.peer import PeerMachine
 from swanroam.protocol.peer import PeerSettings as MachineSettings
@@ -220,7 +220,7 @@ class Controller:
 
     async def _process(self, peer: Peer, event: Event) -> None:
         loop = asyncio.get_running_loop()
-        if isinstance(event, MessageReceived) and isinstance(event.message, AddressChange):
+        if isinstance(event, MessageReceived):
             try:
                 peer.machine.surroundings = await self._surroundings(peer, event.message)
             except HostError as error:
@@ -244,20 +244,24 @@ class Controller:
             peer.trouble = None
         self._set_timer(peer)
 
-    async def _surroundings(self, peer: Peer, change: AddressChange) -> Surroundings:
-        """What has to be known of addresses to authorise an address change. Raises HostError."""
-        own = set(self.own_addresses)
-        for other in self.peers.values():
-            if (binding := other.machine.own) is not None:
-                own.update(binding.addresses)  # also those that only the carrier device has
-        if change.current not in own and await self._host.is_own(change.current):
-            own.add(change.current)
+    async def _surroundings(self, peer: Peer, message: Message) -> Surroundings:
+        """What has to be known of addresses to judge a message. Raises HostError."""
         machines = [other.machine for other in self.peers.values() if other is not peer]
-        bindings = [binding for machine in machines if (binding := machine.correspondent.binding) is not None]
-        registered = frozenset(address for binding in bindings for address in binding.addresses)
-        seen = {association.pair.remote for machine in machines for association in machine.associations}
-        known = {machine.peer.current for machine in machines if machine.peer is not None}
-        return Surroundings(frozenset(own), registered | seen | known, registered, self.config.control.prefix)
+        match message:
+            case PathResponse():
+                return Surroundings(registered=_registered(machines))
+            case AddressChange(current=current):
+                own = set(self.own_addresses)
+                for other in self.peers.values():
+                    if (binding := other.machine.own) is not None:
+                        own.update(binding.addresses)  # also those that only the carrier device has
+                if current not in own and await self._host.is_own(current):
+                    own.add(current)
+                registered = _registered(machines)
+                others = registered.union(*(machine.seen for machine in machines))
+                return Surroundings(frozenset(own), others, registered, self.config.control.prefix)
+            case _:
+                return Surroundings()
 
     async def _apply_all(self) -> bool:
         """Journal first, then the kernel: what a crash leaves behind is always known."""
@@ -347,6 +351,10 @@ class Controller:
             if report.fact in _MENDED:
                 peer.trouble = None
             peer.log.info(report.fact.value, **fields)
+
+
+def _registered(machines: Iterable[PeerMachine]) -> frozenset[IPAddress]:
+    return frozenset(address for machine in machines for address in machine.correspondent.claimed)
 
 
 def _in_use(machine: PeerMachine) -> bool:

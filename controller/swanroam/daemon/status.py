@@ -82,6 +82,8 @@ class Status:
             "own": _binding(machine.own),
             "peer": _binding(machine.peer),
             "proven": _text(correspondent.proven),
+            "unproven": _text(correspondent.unproven),
+            "held_back": correspondent.credit.held_back,
             "sequence": mobile.sequence,
             "last_sequence": correspondent.last_sequence,
             "refused": sum(correspondent.refusals.values()),

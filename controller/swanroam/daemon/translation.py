@@ -17,6 +17,7 @@ from swanroam.kernel.xfrm.guards import (
     kept_inbound,
     neighbor_discovery,
     prefix_guard,
+    withheld,
 )
 from swanroam.kernel.xfrm.lifetimes import Mark
 from swanroam.kernel.xfrm.policy import Policy
@@ -66,6 +67,8 @@ def kernel_state(
     `clear_mark`: skb mark of what may come out of the carrier in clear.
     """
     union = HostState()
+    # What one peer has proven is not withheld for another's claim to it.
+    freed = frozenset[Pair]().union(*(state.guarded - state.withheld for state, _ in peers))
     policies: set[Policy] = set(prefix_guard(control_prefix))
     for state, protected in peers:
         union |= state
@@ -76,6 +79,13 @@ def kernel_state(
                 # Two hosts on one link must find each other's link address before any IPsec (RFC 4861 §7.2).
                 policies |= neighbor_discovery(pair.local, pair.remote, Direction.OUT)
                 policies |= neighbor_discovery(pair.remote, pair.local, Direction.IN)
+        for pair in state.withheld - freed:
+            policies |= {
+                withheld(policy)
+                for traffic in protected
+                for policy in _guards(pair, traffic)
+                if policy.direction is Direction.OUT
+            }
     for pair in union.bypassed:
         policies |= _bypasses(pair, Direction.IN, Direction.OUT)
     for pair in union.bypassed_in:
