@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from swanroam.config import PeerSettings
 from swanroam.daemon import controller as controller_module
+from swanroam.daemon import reports
 from swanroam.daemon.controller import HostError
 from swanroam.daemon.journal import Journal, JournalError
 from swanroam.protocol.authorisation import Ground
@@ -257,6 +259,71 @@ def test_a_state_directory_that_cannot_be_written_stops_the_start_before_anythin
     with pytest.raises(JournalError, match="cannot write the journal"):
         asyncio.run(start())
     assert host.log == []
+
+
+# --- floods ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_message_that_changes_nothing_costs_nothing_of_the_other_peers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story(stage: Stage) -> None:
+        second = stage.controller.peers[SECOND]
+        stage.associated((A, P))
+        stage.change(1, P)
+        stage.associated((A, T), peer=second)
+        await stage.until(lambda: stage.peer.machine.managed and second.machine.associations)
+        asked: list[str] = []
+        monkeypatch.setattr(second.machine, "snapshot", lambda: asked.append("snapshot"))
+        monkeypatch.setattr(second.machine, "wanted", lambda: asked.append("wanted"))
+        for _ in range(50):
+            stage.change(0, P)
+        await stage.until(lambda: stage.peer.machine.correspondent.refusals[Ground.STALE] == 50)
+        assert asked == []
+
+    # Neither has timers of its own: this host moves towards none of them.
+    second = "{identity: second.example.org, connection: second, moves: peer}"
+    on_stage(tmp_path, story, peer=f"moves: peer\n  - {second}")
+
+
+def test_the_kernel_is_compared_also_while_a_peer_sends_message_after_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(controller_module, "VERIFY", 0.01)
+
+    async def story(stage: Stage) -> None:
+        stage.associated((A, P))
+        stage.change(1, P)
+        while stage.host.log.count("forget") < 3:
+            for _ in range(20):
+                stage.change(0, P)
+            await asyncio.sleep(0)
+
+    on_stage(tmp_path, story)
+
+
+def test_a_flood_of_changes_gives_a_handful_of_lines_with_the_number_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reports, "INTERVAL", 0.1)
+    structlog.configure(processors=[structlog.processors.JSONRenderer()], logger_factory=structlog.PrintLoggerFactory())
+
+    async def story(stage: Stage) -> None:
+        stage.associated((A, P))
+        stage.change(1, P)
+        await stage.until(lambda: stage.peer.machine.managed)
+        for _ in range(2000):
+            stage.change(0, P)
+        await stage.until(lambda: stage.peer.machine.correspondent.refusals[Ground.STALE] == 2000)
+        await stage.until(lambda: not stage.peer.reports._to_tell)
+
+    on_stage(tmp_path, story)
+
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    stale = [line for line in lines if line["event"] == "address_change_stale"]
+    assert len(stale) < 20
+    assert sum(1 + line.get("left_out", 0) if "detail" in line else line["left_out"] for line in stale) == 2000
+    assert {line["reason"] for line in stale} == {"stale"}
 
 
 # --- what is known of addresses when a peer moves ---------------------------------------------------------------------

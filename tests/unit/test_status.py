@@ -38,7 +38,8 @@ class View:
         controller = stage.controller
         config = controller.config
         self.charon = CharonWatch(ViciClient(config.vici_socket), controller, _nothing_read)
-        self.channel = ControlChannel(config.control.address, config.control.port, 0, lambda sender, message: None)
+        control = config.control
+        self.channel = ControlChannel(control.address, control.port, 0, lambda sender: "", lambda sender, message: "")
         follower = AddressFollower(config.addresses, controller)
         self._status = Status(controller, self.charon, follower, self.channel, _nothing_dropped)
 

@@ -9,15 +9,15 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
-from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from ipaddress import IPv6Address
-from typing import Any, Protocol
+from typing import Protocol
 
 import structlog
 
 from swanroam.config import Config, FilterMethod, PeerSettings, TransportMethod
 from swanroam.daemon.journal import Journal, JournalError
+from swanroam.daemon.reports import Reports
 from swanroam.daemon.translation import ANY_TRAFFIC, KernelState, ProtectedTraffic, carrier_settings, kernel_state
 from swanroam.ike.associations import Mode
 from swanroam.protocol.authorisation import Policy, Surroundings
@@ -37,7 +37,7 @@ from swanroam.protocol.events import (
     TimerExpired,
     UsageRead,
 )
-from swanroam.protocol.handover import Handover, Step
+from swanroam.protocol.handover import Handover
 from swanroam.protocol.host_state import Pair
 from swanroam.protocol.messages import INSTANCE_SIZE, AddressChange, IPAddress, Message, Method, PathResponse
 from swanroam.protocol.mobile import MobileSettings
@@ -52,26 +52,9 @@ RETRANSMIT_CEILING = 5.0
 RETRY_APPLY = 1.0
 """Seconds after which a kernel state that could not be applied is tried again."""
 VERIFY = 15.0
-"""Seconds without an event after which the kernel is compared with what it should have."""
-HISTORY = 50
-"""Finished handovers that `status` can show."""
-
-_WARNINGS = frozenset(
-    {
-        Fact.PEER_SILENT,
-        Fact.CHANGE_REFUSED_BY_PEER,
-        Fact.CHANGE_REFUSED,
-        Fact.PATH_NOT_PROVEN,
-        Fact.FILTERS_FAILED,
-        Fact.PEER_FORGOTTEN,
-        Fact.SOCKETS_ENDED,
-    }
-)
-
-_TROUBLES = _WARNINGS - {Fact.PEER_SILENT, Fact.CHANGE_REFUSED_BY_PEER, Fact.SOCKETS_ENDED}
-"""Warnings that `status` goes on showing; the others are seen in the machine's own state."""
-_MENDED = frozenset({Fact.HANDOVER_FINISHED, Fact.PEER_REGISTERED, Fact.CHANGE_ACCEPTED, Fact.PATH_PROVEN})
-"""What ends a trouble."""
+"""Seconds between two comparisons of the kernel with what it should have."""
+MAX_PENDING = 64
+"""Messages of one peer that may wait to be handled."""
 
 
 class Host(Protocol):
@@ -125,11 +108,23 @@ class Peer:
         self.children: dict[str, Mode] = {config.control.child: Mode.TUNNEL}
         """The CHILD_SAs that every IKE_SA with it must have, and in which mode: all that are or were installed."""
         self.log = log.bind(peer=settings.name)
-        self.history: deque[Handover] = deque(maxlen=HISTORY)
-        self.trouble: Report | None = None
-        """The last thing that went wrong with this peer and was not mended since."""
+        self.reports = Reports(self.log, self.machine.transfers.tally)
+        self.pending = 0
+        """Messages that wait to be handled."""
+        self.standing: object = None
+        """What was journalled and applied for it last."""
         self.contradiction = ""
         """What the kernel lacks of what charon says it has; empty while they agree."""
+
+    @property
+    def history(self) -> Sequence[Handover]:
+        """Finished handovers."""
+        return self.reports.history
+
+    @property
+    def trouble(self) -> Report | None:
+        """The last thing that went wrong with this peer and was not mended since."""
+        return self.reports.trouble
 
 
 class Controller:
@@ -176,6 +171,14 @@ class Controller:
         """Queues an event."""
         self._queue.put_nowait((peer, event))
 
+    def receive(self, peer: Peer, message: Message) -> bool:
+        """Queues a message of the peer, unless too many of its wait already: then it will be repeated."""
+        if peer.pending >= MAX_PENDING:
+            return False
+        peer.pending += 1
+        self.submit(peer, MessageReceived(message))
+        return True
+
     async def quiesced(self) -> bool:
         """Nothing of any handover is left on this host: the controller may go and take everything with it.
 
@@ -196,17 +199,21 @@ class Controller:
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
             await self._apply_all()
+            loop = asyncio.get_running_loop()
+            due = loop.time() + VERIFY
             while True:
+                if loop.time() >= due:  # also while one event comes after the other
+                    await self._verify()
+                    due = loop.time() + VERIFY
                 try:
-                    async with asyncio.timeout(VERIFY):
+                    async with asyncio.timeout_at(due):
                         peer, event = await self._queue.get()
                 except TimeoutError:
-                    await self._verify()
-                else:
-                    await self._process(peer, event)
+                    continue
+                await self._process(peer, event)
 
     async def _verify(self) -> None:
-        """In a quiet moment: mends what somebody else has changed of ours."""
+        """Mends what somebody else has changed of ours."""
         self._applied = None
         self._host.forget()
         try:
@@ -221,6 +228,7 @@ class Controller:
     async def _process(self, peer: Peer, event: Event) -> None:
         loop = asyncio.get_running_loop()
         if isinstance(event, MessageReceived):
+            peer.pending -= 1
             try:
                 peer.machine.surroundings = await self._surroundings(peer, event.message)
             except HostError as error:
@@ -228,9 +236,10 @@ class Controller:
                 return
         actions = peer.machine.feed(event, loop.time())
         try:
-            changed = await self._apply_all()
+            changed = self._stirred(peer, event) and await self._apply_all()
         except (HostError, JournalError) as error:
             self.not_applied = str(error)
+            peer.standing = None
             peer.log.error("host_state_not_applied", error=str(error), retry_in_s=RETRY_APPLY)
             loop.call_later(RETRY_APPLY, self.submit, peer, TimerExpired())
             # Nothing may be promised to the peer that this host does not do; it will ask again.
@@ -241,8 +250,15 @@ class Controller:
         for action in actions:
             self._carry_out(peer, action)
         if peer.trouble is not None and peer.trouble.fact is Fact.FILTERS_FAILED and _complete(peer.machine):
-            peer.trouble = None
+            peer.reports.trouble = None
         self._set_timer(peer)
+
+    def _stirred(self, peer: Peer, event: Event) -> bool:
+        """There may be something to journal or to apply. Most messages, and all of a flood, change nothing: to look
+        through all peers for each would let one peer slow down the others."""
+        machine = peer.machine
+        before, peer.standing = peer.standing, (machine.snapshot(), machine.wanted(), peer.protected)
+        return not isinstance(event, MessageReceived) or self._applied is None or peer.standing != before
 
     async def _surroundings(self, peer: Peer, message: Message) -> Surroundings:
         """What has to be known of addresses to judge a message. Raises HostError."""
@@ -304,7 +320,7 @@ class Controller:
             case EndSockets(address):
                 self._start(peer, self._sockets.end(action, peer.machine.counterparts(address)))
             case Report():
-                self._report(peer, action)
+                peer.reports.take(action)
             case _:
                 self._start(peer, self._sockets.transfer(peer.settings, action))
 
@@ -322,35 +338,6 @@ class Controller:
         if (deadline := peer.machine.deadline()) is not None:
             loop = asyncio.get_running_loop()
             self._timers[peer.settings.identity] = loop.call_at(deadline, self.submit, peer, TimerExpired())
-
-    def _report(self, peer: Peer, report: Report) -> None:
-        fields: dict[str, Any] = {}
-        if report.handover is not None:
-            fields["handover"] = report.handover.name
-        if report.fact is Fact.HANDOVER_FINISHED and report.handover is not None:
-            handover = report.handover
-            peer.history.append(handover)
-            fields |= {"old": str(handover.old), "new": str(handover.new), "result": handover.result.value}
-            fields |= {"seconds": handover.step_seconds}
-            if handover.detail:
-                fields["detail"] = handover.detail
-        elif report.fact is Fact.HANDOVER_STEP and report.handover is not None:
-            fields |= {"step": report.detail, "seconds": report.handover.step_seconds[report.detail]}
-            if report.handover.steps[-1][0] is Step.TRANSPORT:
-                tally = peer.machine.transfers.tally
-                fields |= {"moved": tally.moved, "kept": len(tally.kept)}
-        elif report.detail:
-            fields["detail"] = report.detail
-        if report.reason:
-            fields["reason"] = report.reason
-        if report.fact in _WARNINGS:
-            if report.fact in _TROUBLES:
-                peer.trouble = report
-            peer.log.warning(report.fact.value, **fields)
-        else:
-            if report.fact in _MENDED:
-                peer.trouble = None
-            peer.log.info(report.fact.value, **fields)
 
 
 def _registered(machines: Iterable[PeerMachine]) -> frozenset[IPAddress]:
