@@ -275,6 +275,7 @@ DOCUMENT: dict[str, Any] = {
             "own": {"current": f"{LONG}2222", "deprecated": [f"{LONG}1111", f"{LONG}3333"]},
             "peer": {"current": "2001:db8::1", "deprecated": []},
             "unproven": "2001:db8::1",
+            "refusals": {"stale": 2, "outside_allow": 7},
             "associations": [
                 {"ike_id": 12345, "local": f"{LONG}1111", "remote": f"{LONG}9999", "control": True, "complete": False}
             ],
@@ -314,6 +315,10 @@ def test_no_line_is_wider_than_a_terminal() -> None:
 
 def test_an_address_that_is_not_proven_is_marked() -> None:
     assert "its address  2001:db8::1 (not proven yet)\n" in render(DOCUMENT)
+
+
+def test_what_was_refused_is_counted_by_reason() -> None:
+    assert "  refused      changes of its address: outside_allow 7, stale 2\n" in render(DOCUMENT)
 
 
 def test_what_was_dropped_is_counted_at_the_end() -> None:

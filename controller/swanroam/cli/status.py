@@ -77,6 +77,9 @@ def _peer(peer: dict[str, Any]) -> list[str]:
         inner, outer = f"{carried['local']} - {carried['remote']}", carried["outer"]
         kind = " (control only: new address not proven yet)" if carried["control_only"] else ""
         lines += _line("carrier", f"{inner} inside {outer}{kind}")
+    if peer["refusals"]:
+        counts = ", ".join(f"{reason} {count}" for reason, count in sorted(peer["refusals"].items()))
+        lines += _line("refused", f"changes of its address: {counts}")
     transport = peer["transport"]
     if transport["moving"] or transport["moved"]:
         moving = ", more are just moving" if transport["moving"] else ""
