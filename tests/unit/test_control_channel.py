@@ -214,6 +214,23 @@ def test_drops_are_told_again_only_after_a_while_and_only_new_ones(
     assert [(line.get("too_short"), line.get("too_long")) for line in lines] == [(1, None), (None, 1)]
 
 
+def test_after_a_line_about_drops_the_next_waits_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control_channel, "TELL_FIRST", 0.01)
+
+    async def run() -> None:
+        channel = unused(LOOPBACK, free_port())
+        channel.open()
+        channel._drop("too_short")
+        await until(lambda: channel._told.total() == 1)
+        channel._drop("too_long")
+        await asyncio.sleep(0.1)
+        assert channel._told.total() == 1
+        channel.close()
+        assert channel._told.total() == 2, "the last line is written at the end"
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize("number", [errno.EPERM, errno.ENOBUFS, errno.EADDRNOTAVAIL, errno.ENETDOWN, errno.EINVAL])
 def test_a_datagram_that_the_kernel_does_not_take_is_counted_and_not_fatal(number: int) -> None:
     class Refusing:

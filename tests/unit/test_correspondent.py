@@ -422,6 +422,21 @@ def test_an_unproven_address_gets_at_most_three_times_what_came_from_its_claiman
         assert sent_there <= FACTOR * received
 
 
+def test_credit_for_one_address_is_none_for_the_next():
+    # mobile  ADDRESS CHANGE 2 {B, deprecated A}  -->    (twenty times; what was earned is not all spent)
+    # mobile  ADDRESS CHANGE 3 {C, deprecated A}  -->
+    host = Driver()
+    host.addresses(P)
+    register(host, Pair(P, A))
+    host.receive(change(1, A))
+    for _ in range(20):
+        host.receive(change(2, B, A))
+    message = change(3, C, A)
+    actions = host.receive(message) + host.addresses(Q) + host.wait(PROOF_TIME - 1)
+    there = sum(len(encode(entry)) + MOST_AROUND[4] for entry in sent(actions, Message))
+    assert 0 < there <= FACTOR * (len(encode(message)) + LEAST_AROUND[4])
+
+
 def test_what_is_held_back_is_counted_and_comes_when_there_is_credit():
     host = Driver()
     host.addresses(P)

@@ -73,10 +73,10 @@ def test_a_sender_that_nobody_names_makes_charon_be_read_only_now_and_then(tmp_p
 def test_of_a_flood_a_bounded_number_waits_and_the_rest_is_dropped_before_it_is_read(tmp_path: Path) -> None:
     async def story(scene: Scene) -> None:
         one, two = (peer.settings.control_address for peer in (scene.one, scene.two))
-        outcomes = Counter(scene.receive(one) for _ in range(100_000))
+        outcomes = Counter(scene.receive(one) for _ in range(20_000))
         assert outcomes[""] == MAX_PENDING
         assert outcomes["queue_full"] >= DATAGRAMS_AT_ONCE - MAX_PENDING
-        assert outcomes["too_many"] > 50_000
+        assert outcomes["too_many"] > 10_000
         assert scene.controller._queue.qsize() == MAX_PENDING
         assert scene.receive(two) == "", "the other peer is heard all the same"
 
@@ -88,7 +88,7 @@ def test_another_peer_waits_for_a_bounded_number_of_a_floods_messages(tmp_path: 
         stage, one, two = scene.stage, scene.one, scene.two
         for peer, address in ((one, P), (two, Q)):
             stage.associated((A, address), peer=peer)
-        for _ in range(100_000):
+        for _ in range(20_000):
             scene.receive(one.settings.control_address)
         stage.change(1, Q, peer=two)
         ahead = scene.controller._queue.qsize()
