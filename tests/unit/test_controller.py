@@ -217,6 +217,32 @@ def test_the_next_run_takes_over_where_a_crash_left_off(tmp_path: Path) -> None:
     on_stage(tmp_path, next_run)
 
 
+@pytest.mark.parametrize("reboot", [False, True], ids=["restart", "reboot"])
+def test_an_old_address_change_is_old_in_the_next_run_and_after_a_reboot_as_well(tmp_path: Path, reboot: bool) -> None:
+    async def first_run(stage: Stage) -> None:
+        stage.associated((A, P), (A, Q))
+        stage.change(1, P)
+        stage.change(7, Q, P)
+        await stage.until(lambda: stage.peer.machine.correspondent.last_sequence == 7)
+
+    async def next_run(stage: Stage) -> None:
+        half = stage.peer.machine.correspondent
+        stage.associated((A, P), (A, Q))
+        binding = half.binding
+        for sequence in (1, 6, 7):
+            stage.change(sequence, P)
+        await stage.until(lambda: half.refusals[Ground.STALE] == 3)
+        assert half.binding == binding
+        stage.change(8, Q)
+        await stage.until(lambda: half.last_sequence == 8)
+
+    on_stage(tmp_path, first_run)
+    journal = tmp_path / "state" / "journal.json"
+    if reboot:
+        journal.write_text(journal.read_text().replace("this boot", "another boot"))
+    on_stage(tmp_path, next_run)
+
+
 def test_peers_that_are_not_configured_any_more_keep_their_sequences(tmp_path: Path) -> None:
     on_stage(tmp_path, registered)
     journal = tmp_path / "state" / "journal.json"
