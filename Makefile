@@ -5,7 +5,8 @@
 # make connections-full    2,000 connections move together
 # make soak    2,000 moves with faults of every kind, from a seed (SWANROAM_SEED=N repeats one); hours
 # make bench   what a move costs, against MOBIKE and against doing nothing; BENCH_ARGS='--repetitions 1' (half an hour)
-# make fuzz    the unit tests with a hundred times as much generated input
+# make fuzz    a million random inputs each for parser, protocol core and kernel codecs; FUZZ_ARGS='--seed 7 core'
+# make thorough    the unit tests with a hundred times as much generated input
 # make lint | unit | kernel | lab        one part of it; LAB_ARGS='-k soft' goes to pytest
 # make clean   removes what these made
 
@@ -18,6 +19,7 @@ PYTHON ?= python3
 GUESTS ?= $(shell n=$$(nproc); echo $$((n < 2 ? n : 2)))
 LAB_ARGS ?=
 BENCH_ARGS ?=
+FUZZ_ARGS ?=
 RESULTS := .test-results
 
 python := .venv/bin/python
@@ -26,7 +28,7 @@ installed := .venv/.stamp-installed
 
 export PYTHONPATH := $(CURDIR)/tests:$(CURDIR)/controller
 
-.PHONY: test lint unit kernel lab stories fuzz demo bench programs-full connections-full soak packages totals clean
+.PHONY: test lint unit kernel lab stories fuzz thorough demo bench programs-full connections-full soak packages totals clean
 
 test: lint unit kernel lab totals
 
@@ -60,6 +62,9 @@ totals:
 	@$(python) -m lab.totals $(RESULTS)/unit.json $(RESULTS)/kernel.json $(RESULTS)/lab.json
 
 fuzz: $(installed)
+	@$(python) -m fuzz $(FUZZ_ARGS)
+
+thorough: $(installed)
 	SWANROAM_EXAMPLES=thorough $(pytest) -m 'not kernel and not lab' tests/unit --timeout 0
 
 demo: $(installed) | packages

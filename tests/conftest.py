@@ -11,7 +11,7 @@ from lab.addressing import Family
 from lab.topology import Lab
 from lab.zygote import Zygote
 
-# Generated input: enough to notice what has just been broken; `make fuzz` looks further. A failure prints how to
+# Generated input: enough to notice what has just been broken; `make thorough` looks further. A failure prints how to
 # repeat it. No deadlines: how fast a test is depends on the machine.
 hypothesis.settings.register_profile("quick", max_examples=40, deadline=None, print_blob=True)
 hypothesis.settings.register_profile("thorough", max_examples=5000, deadline=None, print_blob=True)

@@ -12,6 +12,7 @@ from kernel.fresh_namespace import in_fresh_namespace, ip, until_local
 from swanroam.kernel import address_watch
 from swanroam.kernel.address_watch import AddressesNotRead, AddressWatch, AddressWatchError
 from swanroam.kernel.addresses import AddressSelection, HostAddresses, LinkState, LocalAddress, RouteChoice
+from swanroam.kernel.rtnetlink import RouteSocket
 from unit.descriptors import no_descriptors
 
 pytestmark = pytest.mark.kernel
@@ -491,5 +492,28 @@ def test_watch_that_is_not_open_says_so() -> None:
         watch._woken.set()
         with pytest.raises(AddressWatchError, match="not open"):
             await anext(watch)
+
+    in_fresh_namespace(run)
+
+
+# --- whose an address is ----------------------------------------------------------------------------------------------
+
+
+def test_what_is_this_hosts_own_on_any_interface_is_told_from_other_hosts() -> None:
+    async def run() -> None:
+        ip(*TWO_NETWORKS, "link add name docker0 type veth peer name docker0-far")
+        ip("link set docker0 up", "address add 172.17.0.1/16 dev docker0", "address add 172.18.0.1/16 dev net-b")
+        ip("link set lo up", "address add 192.0.2.200/32 dev lo", "address add 2001:db8:3::1/128 dev lo nodad")
+        own6 = ip_address("2001:db8:3::1")
+        await until_local(OLD6, own6)
+        async with RouteSocket() as netlink:
+            own = ("192.0.2.1", "172.17.0.1", "192.0.2.200", "127.0.0.1", "192.0.2.255", "172.18.255.255", "224.0.0.1")
+            assert [text for text in own if not await netlink.is_own(ip_address(text))] == []
+            assert await netlink.is_own(OLD6)
+            assert await netlink.is_own(own6)
+            others = (NEW, PEER, NEW6, PEER6, ip_address("192.0.2.2"), ip_address("172.17.0.2"))
+            assert [address for address in others if await netlink.is_own(address)] == []
+            ip("route delete default", "route add unreachable 203.0.113.0/24")
+            assert [address for address in (NEW, PEER) if await netlink.is_own(address)] == []
 
     in_fresh_namespace(run)

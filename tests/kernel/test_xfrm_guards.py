@@ -71,6 +71,29 @@ async def test_a_new_address_sends_nothing_in_clear_to_a_peer_that_is_guarded_fr
 
 @versions
 @in_namespace
+async def test_what_is_withheld_is_stopped_although_a_policy_lets_it_pass(version: int) -> None:
+    """And the change from guard to withheld and back is one of a policy in its place: there is never none."""
+    me, peer = ENDS[version]
+    guard = guards.guard(me, peer, Direction.OUT)
+    charons = Policy(Selector.between(me, peer), Direction.OUT, priority=100_000)
+    with two_hosts(version) as (_, here, there):
+        async with XfrmSocket() as xfrm:
+            await add_policy(xfrm, charons)
+            await apply_owned(xfrm, {guard})
+            exchange(here, there)
+            changes = await apply_owned(xfrm, {guards.withheld(guard)})
+            assert (len(changes.updated), len(changes.added | changes.deleted)) == (1, 0)
+            assert_not_sent(here, there)
+            there.sendto(b"in", here.getsockname())
+            assert here.recv(100) == b"in", "what comes is not withheld"
+            await apply_owned(xfrm, {guard})
+            exchange(here, there)
+            await delete_policy(xfrm, charons)
+            await clear_owned(xfrm)
+
+
+@versions
+@in_namespace
 async def test_guard_drops_clear_packets_that_come_in(version: int) -> None:
     me, peer = ENDS[version]
     with two_hosts(version) as (_, here, there):

@@ -8,7 +8,7 @@ from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 
 from swanroam.config import Config, PeerSettings, parse_config
-from swanroam.daemon.controller import Controller, HostError
+from swanroam.daemon.controller import Controller, HostError, Peer
 from swanroam.daemon.journal import Journal
 from swanroam.daemon.translation import KernelState
 from swanroam.protocol.events import (
@@ -77,6 +77,8 @@ class FakeHost:
         self.failure: HostError | None = None
         self.sockets = 0
         self.sealed_versions = frozenset({4, 6})
+        self.own: set[IPAddress] = set()
+        """Addresses that the kernel has besides those that count."""
 
     @property
     def state(self) -> KernelState:
@@ -95,6 +97,9 @@ class FakeHost:
 
     def forget(self) -> None:
         self.log.append("forget")
+
+    async def is_own(self, address: IPAddress) -> bool:
+        return address in self.own
 
     async def establish(
         self, peer: PeerSettings, action: EstablishFilters, children: Collection[str], wanted: Callable[[], bool]
@@ -140,10 +145,10 @@ class Stage:
         self.host.log.append(f"send {type(message).__name__}")
         self.sent.append(message)
 
-    def submit(self, event: Event) -> None:
-        self.controller.submit(self.peer, event)
+    def submit(self, event: Event, peer: Peer | None = None) -> None:
+        self.controller.submit(peer or self.peer, event)
 
-    def associated(self, *pairs: tuple[IPAddress, IPAddress]) -> None:
+    def associated(self, *pairs: tuple[IPAddress, IPAddress], peer: Peer | None = None) -> None:
         """charon has complete IKE_SAs for these pairs."""
         self.submit(
             AssociationsRead(
@@ -151,7 +156,8 @@ class Stage:
                     Association(Pair(local, remote), number, control=True, complete=True)
                     for number, (local, remote) in enumerate(pairs, 1)
                 )
-            )
+            ),
+            peer,
         )
 
     def acknowledge(
@@ -175,7 +181,7 @@ class Stage:
             )
         )
 
-    def change(self, sequence: int, current: IPAddress, *deprecated: IPAddress) -> None:
+    def change(self, sequence: int, current: IPAddress, *deprecated: IPAddress, peer: Peer | None = None) -> None:
         """The peer's address change."""
         self.submit(
             MessageReceived(
@@ -188,7 +194,8 @@ class Stage:
                     method=Method.RENEGOTIATE,
                     instance=bytes(INSTANCE_SIZE),
                 )
-            )
+            ),
+            peer,
         )
 
     async def until(self, condition: Callable[[], object]) -> None:

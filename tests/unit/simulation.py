@@ -180,6 +180,11 @@ class Host:
         self._set_timer()
         self.world.check_host(self)
 
+    def lose_journal(self) -> None:
+        """Between two runs. To be called when no old address is in use: the next run knows of none."""
+        self.stored = json.dumps(self.new_machine().snapshot())
+        self.highest_accepted = 0
+
     def restart(self, *, downtime: float = 0.5) -> None:
         """The controller is killed; kernel and charon stay as they are."""
         self.running = False
@@ -488,6 +493,10 @@ class World:
             if not entry.control_only and machine.correspondent.binding is not None:
                 proven = machine.correspondent.proven
                 assert entry.outer.remote == proven, f"{host.name}: data in {entry}, proven is {proven}"
+        if machine.managed and machine.correspondent.binding is not None:
+            for pair in {pair for pair in state.admitted & state.guarded if pair.remote in machine.peer.addresses}:
+                native = pair not in full and pair not in state.withheld
+                assert not native or pair.remote == machine.correspondent.proven, f"{host.name}: data of {pair} leaves"
 
     def _check_tables(self, host: Host) -> None:
         machine, state = host.machine, host.applied
@@ -540,6 +549,7 @@ class World:
                     f"{host.name} is {own}, {host.other.name} has {seen}"
                 )
                 assert host.other.machine.correspondent.proven == own.current
+            assert not host.applied.withheld, f"{host.name}: {host.applied.withheld} is withheld"
             assert own.current in host.usable, f"{host.name}: stays at {own.current}, has {host.usable}"
         pair = self.a.machine.pair
         assert pair is not None

@@ -62,7 +62,7 @@ defaults:
   filters: migrate
   grace: 20
   moves: peer
-  allow: [10.0.0.0/8]
+  allow: [10.0.0.0/8, 169.254.7.0/24]
 peers:
   - identity: "@#4d6f6f6e"
     connection: moon
@@ -135,7 +135,7 @@ def test_defaults_count_where_a_peer_says_nothing() -> None:
     moon, sun = parse_config(FULL).peers
 
     assert (moon.moves, moon.filters, moon.grace) == (Moves.PEER, FilterMethod.MIGRATE, 3.0)
-    assert moon.allow == (IPv4Network("10.0.0.0/8"),)
+    assert moon.allow == (IPv4Network("10.0.0.0/8"), IPv4Network("169.254.7.0/24"))
     assert (sun.moves, sun.filters, sun.grace) == (Moves.US, FilterMethod.RENEGOTIATE, 20.0)
     assert sun.allow == (ip_network("0.0.0.0/0"), ip_network("::/0"))
 

@@ -245,6 +245,10 @@ peers:
             "f:5:19: defaults.allow: contains 127.0.0.0/8, where no peer can be reached; remove it",
         ),
         (
+            'defaults: {allow: ["fe80::/10"]}',
+            "f:5:19: defaults.allow: contains fe80::/10, where no peer can be reached; remove it",
+        ),
+        (
             "<<: {log: 1}",
             "f:5:1: merge keys (<<) are not supported; use 'defaults' for what peers share",
         ),

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import json
 import socket
 from collections.abc import Awaitable, Callable
 from ipaddress import IPv6Address
 
 import pytest
 
+from swanroam.config import LogFormat, LogLevel
+from swanroam.daemon import control_channel, logs
 from swanroam.daemon.control_channel import ControlChannel, ControlChannelError
 from swanroam.protocol.codec import MAX_DATAGRAM, MessageProblem, encode
 from swanroam.protocol.messages import FiltersRequest, Message, Stage
@@ -35,11 +38,21 @@ def peer_socket(port: int) -> socket.socket:
     return sender
 
 
+def unused(address: IPv6Address, port: int) -> ControlChannel:
+    """One to which nothing comes."""
+    return ControlChannel(address, port, NO_MARK, lambda sender: "", lambda sender, message: "")
+
+
 def with_channel(use: Callable[[ControlChannel, int, list[tuple[IPv6Address, Message]]], Awaitable[None]]) -> None:
     async def run() -> None:
         received: list[tuple[IPv6Address, Message]] = []
         port = free_port()
-        channel = ControlChannel(LOOPBACK, port, NO_MARK, lambda sender, message: received.append((sender, message)))
+
+        def deliver(sender: IPv6Address, message: Message) -> str:
+            received.append((sender, message))
+            return ""
+
+        channel = ControlChannel(LOOPBACK, port, NO_MARK, lambda sender: "", deliver)
         channel.open()
         try:
             async with asyncio.timeout(10):
@@ -118,13 +131,113 @@ def test_a_flood_does_not_keep_the_loop_from_other_work() -> None:
     with_channel(use)
 
 
+def test_who_is_not_admitted_is_not_even_read() -> None:
+    async def run() -> None:
+        port = free_port()
+        delivered: list[Message] = []
+
+        def deliver(sender: IPv6Address, message: Message) -> str:
+            delivered.append(message)
+            return ""
+
+        channel = ControlChannel(LOOPBACK, port, NO_MARK, lambda sender: "nobody", deliver)
+        channel.open()
+        try:
+            async with asyncio.timeout(10):
+                channel.send(LOOPBACK, MESSAGE)
+                assert channel._socket is not None
+                channel._socket.sendto(b"no message at all", ("::1", port))
+                await until(lambda: channel.dropped.total() == 2)
+        finally:
+            channel.close()
+        assert dict(channel.dropped) == {"nobody": 2}
+        assert not delivered
+
+    asyncio.run(run())
+
+
+def test_what_is_not_taken_on_is_counted_with_the_reason() -> None:
+    async def run() -> None:
+        channel = ControlChannel(LOOPBACK, free_port(), NO_MARK, lambda sender: "", lambda sender, message: "full")
+        channel.open()
+        try:
+            async with asyncio.timeout(10):
+                channel.send(LOOPBACK, MESSAGE)
+                await until(lambda: bool(channel.dropped))
+        finally:
+            channel.close()
+        assert dict(channel.dropped) == {"full": 1}
+
+    asyncio.run(run())
+
+
+def test_a_hundred_thousand_bad_datagrams_are_one_line_in_the_log(capsys: pytest.CaptureFixture[str]) -> None:
+    async def run() -> None:
+        channel = unused(LOOPBACK, free_port())
+        channel.open()
+        bad = [b"", b"SR\x01\xee", b"x" * 2000, encode(MESSAGE)[:-1]]
+        for number in range(100_000):
+            channel._drop(channel._take(bad[number % 4], "::1", channel._port))
+        channel.close()
+
+    logs.configure(LogFormat.JSON, LogLevel.DEBUG)
+    asyncio.run(run())
+
+    (line,) = capsys.readouterr().err.splitlines()
+    told = json.loads(line)
+    assert told["event"] == "datagrams_dropped"
+    assert {name: told[name] for name in ("too_short", "unknown_type", "too_long", "truncated_field")} == dict.fromkeys(
+        ("too_short", "unknown_type", "too_long", "truncated_field"), 25_000
+    )
+
+
+def test_drops_are_told_again_only_after_a_while_and_only_new_ones(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control_channel, "TELL_FIRST", 0.01)
+    monkeypatch.setattr(control_channel, "TELL_AGAIN", 0.02)
+
+    async def run() -> None:
+        channel = unused(LOOPBACK, free_port())
+        channel.open()
+        channel._drop("too_short")
+        await until(lambda: channel._told.total() == 1)
+        channel._drop("too_long")
+        await until(lambda: channel._told.total() == 2)
+        await until(lambda: channel._telling is None)
+        channel.close()
+
+    logs.configure(LogFormat.JSON, LogLevel.DEBUG)
+    asyncio.run(run())
+
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [(line.get("too_short"), line.get("too_long")) for line in lines] == [(1, None), (None, 1)]
+
+
+def test_after_a_line_about_drops_the_next_waits_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control_channel, "TELL_FIRST", 0.01)
+
+    async def run() -> None:
+        channel = unused(LOOPBACK, free_port())
+        channel.open()
+        channel._drop("too_short")
+        await until(lambda: channel._told.total() == 1)
+        channel._drop("too_long")
+        await asyncio.sleep(0.1)
+        assert channel._told.total() == 1
+        channel.close()
+        assert channel._told.total() == 2, "the last line is written at the end"
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize("number", [errno.EPERM, errno.ENOBUFS, errno.EADDRNOTAVAIL, errno.ENETDOWN, errno.EINVAL])
 def test_a_datagram_that_the_kernel_does_not_take_is_counted_and_not_fatal(number: int) -> None:
     class Refusing:
         def sendto(self, *_: object) -> None:
             raise OSError(number, "refused")
 
-    channel = ControlChannel(LOOPBACK, 1, NO_MARK, lambda sender, message: None)
+    channel = unused(LOOPBACK, 1)
     channel._socket = Refusing()  # type: ignore[assignment]  # the kernel's part
 
     channel.send(LOOPBACK, MESSAGE)
@@ -136,7 +249,7 @@ def test_a_port_that_is_taken_is_told_with_the_remedy() -> None:
     async def run() -> None:
         port = free_port()
         with peer_socket(port):
-            channel = ControlChannel(LOOPBACK, port, NO_MARK, lambda sender, message: None)
+            channel = unused(LOOPBACK, port)
             with pytest.raises(ControlChannelError, match=rf"\[::1\]:{port}: Address already in use: .*control.port"):
                 channel.open()
 
@@ -145,7 +258,7 @@ def test_a_port_that_is_taken_is_told_with_the_remedy() -> None:
 
 def test_an_inner_address_that_is_not_there_is_told() -> None:
     async def run() -> None:
-        channel = ControlChannel(IPv6Address("2001:db8::1"), free_port(), NO_MARK, lambda sender, message: None)
+        channel = unused(IPv6Address("2001:db8::1"), free_port())
         with pytest.raises(ControlChannelError, match="Cannot assign requested address"):
             channel.open()
 

@@ -5,22 +5,28 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Collection
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from structlog.testing import capture_logs
 
 from swanroam.config import PeerSettings
 from swanroam.daemon import controller as controller_module
+from swanroam.daemon import reports
 from swanroam.daemon.controller import HostError
 from swanroam.daemon.journal import Journal, JournalError
+from swanroam.protocol.authorisation import Ground
 from swanroam.protocol.events import AddressesRead, EstablishFilters, Event, FiltersFailed, ReleaseFilters, TimerExpired
 from swanroam.protocol.host_state import Pair
-from swanroam.protocol.messages import AddressChange, Verdict
+from swanroam.protocol.messages import Acknowledgment, AddressChange, IPAddress, Verdict
 from unit.fake_host import ITS, A, B, FakeHost, P, Q, Stage, configuration, on_stage
 
 SPARE = frozenset({A, B})
+R, S, T = (ip_address(text) for text in ("192.0.2.9", "198.51.100.8", "198.51.100.9"))
+SECOND = "second.example.org"
 
 
 async def registered(stage: Stage) -> None:
@@ -274,6 +280,32 @@ def test_the_next_run_takes_over_where_a_crash_left_off(tmp_path: Path) -> None:
     on_stage(tmp_path, next_run)
 
 
+@pytest.mark.parametrize("reboot", [False, True], ids=["restart", "reboot"])
+def test_an_old_address_change_is_old_in_the_next_run_and_after_a_reboot_as_well(tmp_path: Path, reboot: bool) -> None:
+    async def first_run(stage: Stage) -> None:
+        stage.associated((A, P), (A, Q))
+        stage.change(1, P)
+        stage.change(7, Q, P)
+        await stage.until(lambda: stage.peer.machine.correspondent.last_sequence == 7)
+
+    async def next_run(stage: Stage) -> None:
+        half = stage.peer.machine.correspondent
+        stage.associated((A, P), (A, Q))
+        binding = half.binding
+        for sequence in (1, 6, 7):
+            stage.change(sequence, P)
+        await stage.until(lambda: half.refusals[Ground.STALE] == 3)
+        assert half.binding == binding
+        stage.change(8, Q)
+        await stage.until(lambda: half.last_sequence == 8)
+
+    on_stage(tmp_path, first_run)
+    journal = tmp_path / "state" / "journal.json"
+    if reboot:
+        journal.write_text(journal.read_text().replace("this boot", "another boot"))
+    on_stage(tmp_path, next_run)
+
+
 def test_peers_that_are_not_configured_any_more_keep_their_sequences(tmp_path: Path) -> None:
     on_stage(tmp_path, registered)
     journal = tmp_path / "state" / "journal.json"
@@ -316,6 +348,101 @@ def test_a_state_directory_that_cannot_be_written_stops_the_start_before_anythin
     with pytest.raises(JournalError, match="cannot write the journal"):
         asyncio.run(start())
     assert host.log == []
+
+
+# --- floods ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_message_that_changes_nothing_costs_nothing_of_the_other_peers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story(stage: Stage) -> None:
+        second = stage.controller.peers[SECOND]
+        stage.associated((A, P))
+        stage.change(1, P)
+        stage.associated((A, T), peer=second)
+        await stage.until(lambda: stage.peer.machine.managed and second.machine.associations)
+        asked: list[str] = []
+        monkeypatch.setattr(second.machine, "snapshot", lambda: asked.append("snapshot"))
+        monkeypatch.setattr(second.machine, "wanted", lambda: asked.append("wanted"))
+        for _ in range(50):
+            stage.change(0, P)
+        await stage.until(lambda: stage.peer.machine.correspondent.refusals[Ground.STALE] == 50)
+        assert asked == []
+
+    # Neither has timers of its own: this host moves towards none of them.
+    second = "{identity: second.example.org, connection: second, moves: peer}"
+    on_stage(tmp_path, story, peer=f"moves: peer\n  - {second}")
+
+
+def test_a_flood_of_changes_gives_a_handful_of_lines_with_the_number_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reports, "INTERVAL", 0.1)
+    structlog.configure(processors=[structlog.processors.JSONRenderer()], logger_factory=structlog.PrintLoggerFactory())
+
+    async def story(stage: Stage) -> None:
+        stage.associated((A, P))
+        stage.change(1, P)
+        await stage.until(lambda: stage.peer.machine.managed)
+        for _ in range(2000):
+            stage.change(0, P)
+        await stage.until(lambda: stage.peer.machine.correspondent.refusals[Ground.STALE] == 2000)
+        await stage.until(lambda: not stage.peer.reports._to_tell)
+
+    on_stage(tmp_path, story)
+
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    stale = [line for line in lines if line["event"] == "address_change_stale"]
+    assert len(stale) < 20
+    assert sum(1 + line.get("left_out", 0) if "detail" in line else line["left_out"] for line in stale) == 2000
+    assert {line["reason"] for line in stale} == {"stale"}
+
+
+# --- what is known of addresses when a peer moves ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("address", "ground"),
+    [(A, Ground.OURS), (R, Ground.OURS), (P, Ground.ANOTHER_PEERS), (Q, Ground.ANOTHER_PEERS), (S, None)],
+    ids=["ours that was given up", "ours on an interface that does not count", "another's", "another's IKE_SA", "free"],
+)
+def test_a_peer_moves_to_no_address_that_somebody_has(
+    tmp_path: Path, address: IPAddress, ground: Ground | None
+) -> None:
+    host = FakeHost()
+    host.own.add(R)
+
+    async def story(stage: Stage) -> None:
+        await moved(stage)
+        assert stage.host.state.held == {A, B}
+        stage.change(1, P)
+        stage.associated((A, P), (A, Q))
+        second = stage.controller.peers[SECOND]
+        stage.associated((A, T), peer=second)
+        stage.change(1, T, peer=second)
+        stage.change(2, address, T, peer=second)
+        half = second.machine.correspondent
+        await stage.until(lambda: half.refusals or half.last_sequence == 2)
+        assert half.refusals == ({} if ground is None else {ground: 1})
+
+    on_stage(tmp_path, story, host=host, peer="\n  - {identity: second.example.org, connection: second}")
+
+
+def test_a_change_that_cannot_be_checked_is_not_taken(tmp_path: Path) -> None:
+    class Mute(FakeHost):
+        async def is_own(self, address: IPAddress) -> bool:
+            raise HostError("the kernel does not answer")
+
+    async def story(stage: Stage) -> None:
+        stage.associated((A, P))
+        stage.change(1, P)
+        stage.submit(AddressesRead(A, frozenset({A})))
+        await stage.until(lambda: any(isinstance(message, AddressChange) for message in stage.sent))
+        assert stage.peer.machine.correspondent.binding is None
+        assert not any(isinstance(message, Acknowledgment) for message in stage.sent)
+
+    on_stage(tmp_path, story, host=Mute())
 
 
 # --- what status tells of it ------------------------------------------------------------------------------------------

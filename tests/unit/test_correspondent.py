@@ -6,17 +6,44 @@ Arrows to the right are what the machine is told, arrows to the left what it ans
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from swanroam.protocol.authorisation import Policy, Surroundings
+from swanroam.protocol.authorisation import Ground, Policy, Surroundings
 from swanroam.protocol.binding import Binding
-from swanroam.protocol.correspondent import BURST, LINGER_INTERVAL, PROOF_TIME, STRAY_PATIENCE
-from swanroam.protocol.events import Action, Fact, ReadUsage, ReleaseFilters, UsageRead
+from swanroam.protocol.codec import encode
+from swanroam.protocol.correspondent import (
+    BURST,
+    LINGER_INTERVAL,
+    MAX_CHANGES,
+    MAX_LINGERING,
+    PROOF_TIME,
+    STRAY_PATIENCE,
+)
+from swanroam.protocol.credit import FACTOR, LEAST_AROUND, MOST_AROUND
+from swanroam.protocol.events import Action, EstablishFilters, Fact, ReadUsage, ReleaseFilters, UsageRead
+from swanroam.protocol.filters import FILTERS_PATIENCE
 from swanroam.protocol.handover import Result
 from swanroam.protocol.host_state import Carried, HostState, Pair
-from swanroam.protocol.messages import NONCE_SIZE, Acknowledgment, Message, PathResponse, Verdict
+from swanroam.protocol.messages import (
+    HANDOVER_SIZE,
+    NONCE_SIZE,
+    Acknowledgment,
+    AddressChange,
+    Connection,
+    FiltersRequest,
+    IPAddress,
+    Message,
+    PathResponse,
+    Stage,
+    TransferRequest,
+    TransferStage,
+    Transport,
+    Verdict,
+)
 from unit.driver import (
     STATIONARY,
     A,
@@ -25,6 +52,8 @@ from unit.driver import (
     D,
     Driver,
     P,
+    Q,
+    answer,
     change,
     facts,
     found,
@@ -33,6 +62,8 @@ from unit.driver import (
     reports,
     sent,
 )
+
+TEN = ip_network("10.0.0.0/8")
 
 
 def managing(settings=STATIONARY) -> Driver:
@@ -52,6 +83,23 @@ def proving() -> tuple[Driver, Acknowledgment]:
     """The mobile host has announced B; its proof is outstanding."""
     host = managing()
     return host, acknowledgment(host.receive(change(2, B, A)))
+
+
+def register(host: Driver, pair: Pair) -> None:
+    """The host under test has an IKE_SA for the pair, and registers with its peer, if it may move itself."""
+    for message in sent(host.associate(pair), AddressChange):
+        host.receive(answer(message))
+
+
+def filters_request(sequence: int) -> FiltersRequest:
+    return FiltersRequest(sequence, bytes(HANDOVER_SIZE), Stage.MOVE)
+
+
+def transfer_request(
+    sequence: int, new: tuple[IPAddress, IPAddress], old: tuple[IPAddress, IPAddress]
+) -> TransferRequest:
+    connection = Connection(Transport.TCP, 80, 50000)
+    return TransferRequest(sequence, bytes(HANDOVER_SIZE), 1, TransferStage.PREPARE, old, new, (connection,))
 
 
 def proven() -> Driver:
@@ -217,16 +265,82 @@ def test_repeated_path_response_is_acknowledged_again():
     assert facts(second) == []
 
 
-def test_challenge_is_good_for_a_limited_time():
+def test_without_proof_in_time_the_last_proven_address_is_current_again():
     host, challenged = proving()
     actions = host.wait(PROOF_TIME)
-    assert facts(actions) == [Fact.PATH_NOT_PROVEN]
-    assert facts(host.receive(path_response(challenged))) == [Fact.PATH_NOT_PROVEN]
-    assert host.applied.carried == {Carried(Pair(P, A), Pair(P, B), control_only=True)}
-    # mobile  ADDRESS CHANGE 2  -->  host     (its retransmission)
-    renewed = acknowledgment(host.receive(change(2, B, A)))
+    assert facts(actions) == [Fact.HANDOVER_FINISHED, Fact.PATH_NOT_PROVEN]
+    (finished,) = reports(actions, Fact.HANDOVER_FINISHED)
+    assert finished.handover is not None
+    assert (finished.handover.result, finished.handover.old, finished.handover.new) == (Result.UNPROVEN, A, B)
+    (failed,) = reports(actions, Fact.PATH_NOT_PROVEN)
+    assert failed.detail == f"no path response from {B}; back at {A}"
+    assert host.machine.peer == Binding(A)
+    assert not host.applied.carried, "control datagrams go to the proven address as well"
+    assert Pair(P, B) in host.applied.guarded, "a socket may have been connected to it"
+    assert host.machine.correspondent.last_sequence == 2, "it goes forwards all the same"
+    # too late
+    assert facts(host.receive(path_response(challenged))) == [Fact.UNEXPECTED_MESSAGE]
+    assert host.machine.peer == Binding(A)
+
+
+def test_a_peer_that_asks_again_after_a_failed_proof_gets_another_chance():
+    # mobile  ADDRESS CHANGE 2  -->  host     (its retransmission, or after its restart)
+    host, challenged = proving()
+    host.wait(PROOF_TIME)
+    renewed = acknowledgment(host.receive(change(2, B, A, nonce=7)))
     assert renewed.challenge not in (None, challenged.challenge)
+    assert host.machine.peer == Binding(B, (A,))
+    assert host.applied.carried == {Carried(Pair(P, A), Pair(P, B), control_only=True)}
     assert Fact.PATH_PROVEN in facts(host.receive(path_response(renewed)))
+
+
+def test_what_may_be_refused_now_is_not_announced_again():
+    host, _ = proving()
+    host.wait(PROOF_TIME)
+    host.machine.surroundings = Surroundings(others=frozenset({B}), registered=frozenset({B}))
+    state = host.machine.snapshot()
+    assert acknowledgment(host.receive(change(2, B, A))).verdict is Verdict.IN_USE
+    assert host.machine.snapshot() == state
+
+
+def test_an_old_address_that_fails_to_prove_itself_anew_is_an_old_address_again():
+    # mobile  ADDRESS CHANGE 3 {A, deprecated B}  -->    (B is proven by now, and A is old)
+    host = proven()
+    host.receive(change(3, A, B))
+    host.wait(PROOF_TIME)
+    assert host.machine.peer == Binding(B, (A,))
+    assert host.applied.carried == {Carried(Pair(P, A), Pair(P, B), control_only=False)}
+    assert not host.applied.withheld
+
+
+def test_without_any_proven_address_there_is_nothing_to_go_back_to_and_data_goes_nowhere():
+    host = managing()
+    host.receive(change(2, B))
+    actions = host.wait(PROOF_TIME)
+    assert facts(actions).count(Fact.PATH_NOT_PROVEN) == 1
+    assert host.machine.peer == Binding(B)
+    assert host.applied.withheld == {Pair(P, B)}
+    renewed = acknowledgment(host.receive(change(2, B)))
+    host.receive(path_response(renewed))
+    assert not host.applied.withheld
+
+
+def test_a_restart_does_not_prolong_the_time_for_the_proof_without_end():
+    host, _ = proving()
+    successor = host.restart()
+    successor.associate(Pair(P, A))
+    assert successor.applied.carried == {Carried(Pair(P, A), Pair(P, B), control_only=True)}
+    assert Fact.PATH_NOT_PROVEN in facts(successor.wait(PROOF_TIME))
+    assert successor.machine.peer == Binding(A)
+
+
+@pytest.mark.parametrize("request_", [filters_request(2), transfer_request(2, (B, P), (A, P))])
+def test_what_the_peer_asks_about_an_announcement_that_failed_is_not_done(request_):
+    host, _ = proving()
+    host.wait(PROOF_TIME)
+    actions = host.receive(request_)
+    assert facts(actions) == [Fact.UNEXPECTED_MESSAGE]
+    assert len(actions) == 1
 
 
 def test_unproven_address_gets_at_most_an_answer_for_each_message():
@@ -234,6 +348,107 @@ def test_unproven_address_gets_at_most_an_answer_for_each_message():
     for _ in range(20):
         assert sent(host.receive(change(2, B, A)), Message) == [challenged]
     assert not sent(host.wait(600), Message)
+
+
+def test_no_data_goes_to_an_address_that_was_proven_once_before_it_is_proven_again():
+    # mobile  ADDRESS CHANGE 3 {A, deprecated B}  -->    (sockets are still connected to A)
+    host = proven()
+    challenged = acknowledgment(host.receive(change(3, A, B)))
+    assert host.applied.withheld == {Pair(P, A)}
+    host.receive(path_response(challenged))
+    assert not host.applied.withheld
+
+
+def test_an_unproven_address_keeps_nobody_else_away():
+    host, challenged = proving()
+    assert host.machine.correspondent.claimed == {A}
+    host.receive(path_response(challenged))
+    assert host.machine.correspondent.claimed == {A, B}
+
+
+def test_of_two_peers_that_claim_one_address_the_first_to_prove_it_has_it():
+    host, challenged = proving()
+    host.machine.surroundings = Surroundings(registered=frozenset({B}))
+    actions = host.receive(path_response(challenged))
+    assert acknowledgment(actions).verdict is Verdict.IN_USE
+    assert host.machine.correspondent.refusals == {Ground.ANOTHER_PEERS: 1}
+    assert host.machine.peer == Binding(A)
+    assert host.machine.correspondent.proven == A
+
+
+def test_ike_begins_nothing_at_an_unproven_address():
+    # Both hosts have moved, so filters for the new pair are this host's to make as well.
+    host = Driver()
+    host.addresses(P)
+    register(host, Pair(P, A))
+    host.receive(change(1, A))
+    announcement = only(sent(host.addresses(Q), AddressChange))
+    challenged = acknowledgment(host.receive(change(2, B, A)))
+    actions = host.receive(answer(announcement)) + host.wait(PROOF_TIME - 1)
+    assert not found(actions, EstablishFilters)
+    actions = host.receive(path_response(challenged)) + host.wait(FILTERS_PATIENCE)
+    assert only(found(actions, EstablishFilters)).pair == Pair(Q, B)
+
+
+# --- credit -----------------------------------------------------------------------------------------------------------
+
+_SOME_MESSAGES = st.lists(
+    st.one_of(
+        st.sampled_from([change(2, B, A), change(2, B), change(1, A), change(3, D, C), filters_request(2)]),
+        st.sampled_from([PathResponse(2, bytes(8), bytes(NONCE_SIZE)), transfer_request(2, (B, P), (A, P))]),
+        st.floats(0.01, 3.0),
+    ),
+    max_size=60,
+)
+
+
+@given(_SOME_MESSAGES, st.booleans())
+def test_an_unproven_address_gets_at_most_three_times_what_came_from_its_claimant(steps, both_move: bool):
+    """Whatever comes, and whatever this host has to say itself, being on the move as well."""
+    host = Driver() if both_move else Driver(STATIONARY)
+    host.addresses(P)
+    register(host, Pair(P, A))
+    host.receive(change(1, A))
+    if both_move:
+        host.addresses(Q)
+    received = sent_there = 0
+    for step in [change(2, B, A), *steps]:
+        actions = host.wait(step) if isinstance(step, float) else host.receive(step)
+        if host.machine.correspondent.unproven is None:
+            return
+        if not isinstance(step, float):
+            received += len(encode(step)) + LEAST_AROUND[4]
+        sent_there += sum(len(encode(message)) + MOST_AROUND[4] for message in sent(actions, Message))
+        assert sent_there <= FACTOR * received
+
+
+def test_credit_for_one_address_is_none_for_the_next():
+    # mobile  ADDRESS CHANGE 2 {B, deprecated A}  -->    (twenty times; what was earned is not all spent)
+    # mobile  ADDRESS CHANGE 3 {C, deprecated A}  -->
+    host = Driver()
+    host.addresses(P)
+    register(host, Pair(P, A))
+    host.receive(change(1, A))
+    for _ in range(20):
+        host.receive(change(2, B, A))
+    message = change(3, C, A)
+    actions = host.receive(message) + host.addresses(Q) + host.wait(PROOF_TIME - 1)
+    there = sum(len(encode(entry)) + MOST_AROUND[4] for entry in sent(actions, Message))
+    assert 0 < there <= FACTOR * (len(encode(message)) + LEAST_AROUND[4])
+
+
+def test_what_is_held_back_is_counted_and_comes_when_there_is_credit():
+    host = Driver()
+    host.addresses(P)
+    register(host, Pair(P, A))
+    host.receive(change(1, A))
+    host.receive(change(2, B, A))
+    host.addresses(Q)  # there is a lot to say about that, and nobody listens
+    assert not sent(host.wait(PROOF_TIME / 2), AddressChange)[2:]
+    assert host.machine.correspondent.credit.held_back > 0
+    heard = host.receive(change(2, B, A))
+    host.receive(path_response(acknowledgment(heard)))
+    assert sent(host.wait(6.0), AddressChange), "proven: as often as it likes"
 
 
 # --- old, doubled and surplus messages --------------------------------------------------------------------------------
@@ -267,6 +482,7 @@ def test_older_or_contradicting_change_is_stale(message):
     assert acknowledgment(answered).last_sequence == 2
     assert acknowledgment(answered).challenge is None
     assert facts(answered) == [Fact.CHANGE_STALE]
+    assert host.machine.correspondent.refusals == {Ground.STALE: 1}
     assert host.machine.snapshot() == state
 
 
@@ -279,7 +495,8 @@ def test_flood_of_changes_is_limited_without_touching_the_binding():
     assert verdicts.count(Verdict.ACCEPTED) == BURST - 1, "one went to the registration"
     assert verdicts[-1] is Verdict.RATE_LIMITED
     state = host.machine.snapshot()
-    host.receive(change(40, A, B))
+    limited = host.receive(change(40, A, B))
+    assert [report.reason for report in reports(limited, Fact.CHANGE_REFUSED)] == ["rate_limited"]
     assert host.machine.snapshot() == state
     host.wait(1.0)
     assert acknowledgment(host.receive(change(41, A, B))).verdict is Verdict.ACCEPTED
@@ -289,24 +506,27 @@ def test_refused_changes_are_limited_too():
     host = managing()
     verdicts = [acknowledgment(host.receive(change(number, B, D))).verdict for number in range(2, 32)]
     assert verdicts.count(Verdict.NOT_OWNED) == BURST - 1
-    assert host.machine.correspondent.refused == BURST - 1
     assert verdicts[-1] is Verdict.RATE_LIMITED
+    assert host.machine.correspondent.refusals == {
+        Ground.NOT_OWNED: BURST - 1,
+        Ground.RATE_LIMITED: len(verdicts) - BURST + 1,
+    }
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("message", "policy", "surroundings", "verdict"),
+    ("message", "policy", "surroundings", "verdict", "ground"),
     [
-        (change(2, B, D), Policy(True, ()), Surroundings(), Verdict.NOT_OWNED),
-        (change(2, B, A), Policy(False, ()), Surroundings(), Verdict.NOT_ALLOWED),
-        (change(2, B, A), Policy(True, (ip_network("10.0.0.0/8"),)), Surroundings(), Verdict.NOT_ALLOWED),
-        (change(2, B, A), Policy(True, ()), Surroundings(own=frozenset({P, B})), Verdict.IN_USE),
-        (change(2, B, A), Policy(True, ()), Surroundings(others=frozenset({B})), Verdict.IN_USE),
+        (change(2, B, D), Policy(True, ()), Surroundings(), Verdict.NOT_OWNED, Ground.NOT_OWNED),
+        (change(2, B, A), Policy(False, ()), Surroundings(), Verdict.NOT_ALLOWED, Ground.MAY_NOT_MOVE),
+        (change(2, B, A), Policy(True, (TEN,)), Surroundings(), Verdict.NOT_ALLOWED, Ground.OUTSIDE),
+        (change(2, B, A), Policy(True, ()), Surroundings(own=frozenset({P, B})), Verdict.IN_USE, Ground.OURS),
+        (change(2, B, A), Policy(True, ()), Surroundings(others=frozenset({B})), Verdict.IN_USE, Ground.ANOTHER_PEERS),
     ],
 )
-def test_refusal_changes_nothing_but_tells_why(message, policy, surroundings, verdict):
+def test_refusal_changes_nothing_but_tells_why_and_is_counted(message, policy, surroundings, verdict, ground):
     host = managing(replace(STATIONARY, policy=policy))
     host.machine.surroundings = surroundings
     before, state = host.applied, host.machine.snapshot()
@@ -316,7 +536,10 @@ def test_refusal_changes_nothing_but_tells_why(message, policy, surroundings, ve
     assert answered.reason
     assert answered.challenge is None
     assert answered.last_sequence == 1
+    (report,) = reports(actions, Fact.CHANGE_REFUSED)
+    assert (report.reason, report.detail) == (ground.value, answered.reason)
     assert facts(actions) == [Fact.CHANGE_REFUSED]
+    assert host.machine.correspondent.refusals == {ground: 1}
     assert (host.applied, host.machine.snapshot()) == (before, state)
 
 
@@ -361,6 +584,27 @@ def test_released_address_stays_guarded_while_sockets_use_it():
     assert host.applied.guarded == {Pair(P, B)}
 
 
+def test_an_identity_whose_old_addresses_are_all_in_use_here_moves_no_further():
+    host = managing()
+    sequence, current = 1, A
+    for address in map(ip_address, range(int(D) + 1, int(D) + 1 + MAX_LINGERING)):
+        sequence, current = sequence + 1, address
+        actions = host.receive(change(sequence, address))
+        assert acknowledgment(actions).verdict is Verdict.ACCEPTED
+        for question in found(actions, ReadUsage):
+            host.feed(UsageRead(question.address, 1))
+        host.wait(1 / MAX_CHANGES)
+    state = host.machine.snapshot()
+    refused = host.receive(change(sequence + 1, B))
+    assert acknowledgment(refused).verdict is Verdict.RATE_LIMITED
+    assert host.machine.correspondent.refusals == {Ground.TOO_MANY: 1}
+    assert host.machine.snapshot() == state
+    assert acknowledgment(host.receive(change(sequence + 1, current))).verdict is Verdict.ACCEPTED, "it may stay"
+    for address in host.machine.correspondent.lingering:
+        host.feed(UsageRead(address, 0))
+    assert acknowledgment(host.receive(change(sequence + 2, B))).verdict is Verdict.ACCEPTED
+
+
 def test_lingering_guard_waits_for_the_end_of_the_ike_sa():
     host = proven()
     host.associate(Pair(P, A), Pair(P, B))
@@ -381,7 +625,7 @@ def test_released_address_that_comes_back_lingers_no_more():
     host = proven()
     host.associate(Pair(P, B))
     host.receive(change(3, B))
-    host.receive(change(4, A, B))
+    host.receive(path_response(acknowledgment(host.receive(change(4, A, B)))))
     assert host.machine.correspondent.lingering == ()
     assert not host.feed(UsageRead(A, 0))
     assert not found(host.count({}, 60), ReadUsage)

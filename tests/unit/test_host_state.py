@@ -73,6 +73,7 @@ def test_older_pairs_go_through_the_proven_address_until_the_announced_one_is_pr
 def test_no_data_goes_anywhere_when_no_address_is_proven():
     state = host_state(Binding(P), Binding(B, (A,)), peer_proven=None, holds=False)
     assert all(entry.control_only for entry in state.carried)
+    assert state.withheld == {Pair(P, A), Pair(P, B)}
 
 
 def test_both_hosts_moved():
@@ -126,6 +127,9 @@ def test_no_constellation_loops_or_leaves_a_pair_unguarded(own: Binding, peer: B
         assert outer in state.bypassed
     assert set(full.values()) <= {Pair(own.current, proven)}, "data goes to the proven address only"
     assert set(control.values()) <= {Pair(own.current, peer.current)}
+    arrives = {pair: full.get(pair, pair).remote for pair in pairs - state.withheld}
+    assert set(arrives.values()) <= {proven}, "whatever the pair"
     if proven is not None:
         native = pairs - set(full)
         assert native == {Pair(own.current, peer.current), Pair(own.current, proven)}
+        assert state.withheld == {pair for pair in native if pair.remote != proven}

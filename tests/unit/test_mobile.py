@@ -30,6 +30,7 @@ from swanroam.protocol.messages import (
     MAX_DEPRECATED,
     MAX_SEQUENCE,
     NONCE_SIZE,
+    Acknowledgment,
     AddressChange,
     FiltersReply,
     FiltersRequest,
@@ -634,13 +635,14 @@ def test_filters_that_are_left_on_an_old_address_alone_are_made_at_the_current_o
 @pytest.mark.parametrize(("own", "patience"), [(A, 0.0), (ip_address("203.0.113.1"), FILTERS_PATIENCE)])
 def test_when_both_hosts_move_the_lower_address_makes_the_filters(own, patience):
     # mobile  ADDRESS CHANGE 2 {own, deprecated B}  -->
-    # mobile  <--  ADDRESS CHANGE 2 {Q, deprecated P}
+    # mobile  <--  ADDRESS CHANGE 2 {Q, deprecated P}, and its proof
     mobile = Driver()
     mobile.addresses(B)
     accepted(mobile, mobile.associate(Pair(B, P)))
     mobile.receive(change(1, P))
     announcement = only(sent(mobile.addresses(own), AddressChange))
-    mobile.receive(change(2, Q, P))
+    (challenged,) = sent(mobile.receive(change(2, Q, P)), Acknowledgment)
+    mobile.receive(path_response(challenged))
     actions = mobile.receive(answer(announcement)) + mobile.wait(max(0.0, patience - 0.01))
     assert bool(found(actions, EstablishFilters)) is (patience == 0.0)
     if patience:

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from swanroam.protocol.correspondent import BURST, MAX_CHANGES
 from swanroam.protocol.events import Fact
 from swanroam.protocol.handover import Result
-from unit.simulation import DEAD_PEER, FORGET_AFTER, GIVE_UP, GRACE, Crash, Host, World, address
+from unit.simulation import DEAD_PEER, FORGET_AFTER, GIVE_UP, GRACE, REFRESH, Crash, Host, World, address
 from unit.walks import SEED_VARIABLE, seeds
 
 ADDRESSES = 5
@@ -186,6 +186,31 @@ def test_crash_of_either_controller_at_any_moment_of_a_move(moment: float, crash
         world.close_all()
         world.run(60)
         world.check_nothing_left()
+
+
+@pytest.mark.parametrize("losers", ["a", "b", "ab"])
+def test_after_a_lost_journal_sequences_go_on_above_those_that_the_peer_knows(losers: str):
+    world = _world()
+    for number in (2, 3, 4):
+        world.a.move(address("a", number), keep=False)
+        world.run(1)
+    world.close_all()
+    world.run(100)
+    known = {host: host.machine.correspondent.last_sequence for host in world.hosts}
+    assert known[world.b] > 3
+    for name in losers:
+        host = getattr(world, name)
+        host.restart()
+        host.lose_journal()
+    world.run(2 * REFRESH)
+    for host in world.hosts:
+        if host.other.name not in losers:
+            assert host.machine.mobile.sequence >= known[host.other]
+    assert world.open_connection()
+    world.a.move(address("a", 5), keep=False)
+    world.run(5)
+    world.check_agreement()
+    _settle(world)
 
 
 def test_charon_restart_in_the_middle_of_a_move():

@@ -16,6 +16,7 @@ from swanroam.daemon.control_channel import ControlChannel
 from swanroam.daemon.status import Status
 from swanroam.ike.associations import IkeSa
 from swanroam.ike.vici import ViciClient
+from swanroam.protocol.authorisation import Ground
 from swanroam.protocol.events import AddressesRead, Association, AssociationsRead
 from swanroam.protocol.host_state import Pair
 from swanroam.protocol.messages import Verdict
@@ -37,7 +38,8 @@ class View:
         controller = stage.controller
         config = controller.config
         self.charon = CharonWatch(ViciClient(config.vici_socket), controller, _nothing_read)
-        self.channel = ControlChannel(config.control.address, config.control.port, 0, lambda sender, message: None)
+        control = config.control
+        self.channel = ControlChannel(control.address, control.port, 0, lambda sender: "", lambda sender, message: "")
         follower = AddressFollower(config.addresses, controller)
         self._status = Status(controller, self.charon, follower, self.channel, _nothing_dropped)
 
@@ -186,11 +188,37 @@ def test_a_move_of_the_peers_that_we_refuse_is_told(tmp_path: Path) -> None:
         await registered(stage)
         stage.change(1, P)
         stage.change(2, Q, P)
-        await stage.until(lambda: stage.peer.machine.correspondent.refused)
         await stage.until(lambda: stage.peer.trouble)
-        assert (await View(stage).peer())["problem"].startswith("its move was refused: ")
+        stage.change(1, Q, P)
+        await stage.until(lambda: stage.peer.machine.correspondent.refusals[Ground.STALE])
+        peer = await View(stage).peer()
+        assert peer["problem"].startswith("its move was refused: ")
+        assert (peer["refused"], peer["refusals"]) == (2, {"outside_allow": 1, "stale": 1})
 
     on_stage(tmp_path, story, peer="allow: [198.51.100.1/32]")
+
+
+def test_a_new_address_that_is_not_proven_is_told_and_so_is_the_way_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("swanroam.protocol.correspondent.PROOF_TIME", 0.2)
+
+    async def story(stage: Stage) -> None:
+        await registered(stage)
+        stage.change(1, P)
+        stage.change(2, Q, P)
+        await stage.until(lambda: stage.peer.machine.correspondent.unproven)
+        view = View(stage)
+        peer = await view.peer()
+        assert (peer["unproven"], peer["proven"]) == (str(Q), str(P))
+        assert peer["state"] == "it is moving (running)"
+        await stage.until(lambda: stage.peer.history)
+        peer = await view.peer()
+        assert (peer["unproven"], peer["peer"]) == (None, {"current": str(P), "deprecated": []})
+        assert peer["problem"] == f"its new address is not proven: no path response from {Q}; back at {P}"
+        assert peer["history"][-1]["result"] == "unproven"
+
+    on_stage(tmp_path, story)
 
 
 def test_charons_absence_comes_first_and_marks_what_is_old(tmp_path: Path) -> None:
@@ -264,6 +292,8 @@ DOCUMENT: dict[str, Any] = {
             "problem": "",
             "own": {"current": f"{LONG}2222", "deprecated": [f"{LONG}1111", f"{LONG}3333"]},
             "peer": {"current": "2001:db8::1", "deprecated": []},
+            "unproven": "2001:db8::1",
+            "refusals": {"stale": 2, "outside_allow": 7},
             "associations": [
                 {"ike_id": 12345, "local": f"{LONG}1111", "remote": f"{LONG}9999", "control": True, "complete": False}
             ],
@@ -299,6 +329,14 @@ def test_no_line_is_wider_than_a_terminal() -> None:
 
     assert [line for line in text.splitlines() if len(line) > COLUMNS] == []
     assert f"[{LONG}1111]:50000" in text  # an address is never broken
+
+
+def test_an_address_that_is_not_proven_is_marked() -> None:
+    assert "its address  2001:db8::1 (not proven yet)\n" in render(DOCUMENT)
+
+
+def test_what_was_refused_is_counted_by_reason() -> None:
+    assert "  refused      changes of its address: outside_allow 7, stale 2\n" in render(DOCUMENT)
 
 
 def test_what_was_dropped_is_counted_at_the_end() -> None:

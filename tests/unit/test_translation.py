@@ -10,6 +10,8 @@ from swanroam.kernel.carrier import Admitted, Carrier
 from swanroam.kernel.ingress import Clear
 from swanroam.kernel.xfrm.constants import IPPROTO_IPIP, Direction
 from swanroam.kernel.xfrm.guards import (
+    BYPASS_PRIORITY,
+    WITHHELD_PRIORITY,
     bypass,
     carried_inner_in,
     everywhere,
@@ -17,6 +19,7 @@ from swanroam.kernel.xfrm.guards import (
     neighbor_discovery,
     prefix_guard,
     uncounted,
+    withheld,
 )
 from swanroam.kernel.xfrm.lifetimes import Mark
 from swanroam.protocol.host_state import Carried, HostState, Pair
@@ -70,6 +73,26 @@ def test_every_guarded_pair_is_blocked_both_ways_for_the_traffic_that_is_protect
     for local in (OLD, NEW):
         assert guard(local, PEER, Direction.OUT, protocol=6, source_port=None, destination_port=80) in state.policies
         assert guard(PEER, local, Direction.IN, protocol=6, source_port=80, destination_port=None) in state.policies
+
+
+def test_what_is_withheld_is_stopped_before_charons_policies_and_only_on_its_way_out() -> None:
+    pair, tcp = Pair(NEW, PEER), frozenset({ProtectedTraffic(6, None, 80)})
+    state = kernel_state([(replace(moving(), withheld=frozenset({pair})), tcp)], PREFIX, CLEAR_MARK)
+
+    stopped = [policy for policy in state.policies if policy.priority == WITHHELD_PRIORITY]
+
+    assert stopped == [withheld(guard(NEW, PEER, Direction.OUT, protocol=6, destination_port=80))]
+    assert BYPASS_PRIORITY < WITHHELD_PRIORITY < 100_000
+
+
+def test_what_one_peer_has_proven_is_not_withheld_because_another_claims_it() -> None:
+    pair = frozenset({Pair(NEW, PEER)})
+    claimant = HostState(guarded=pair, withheld=pair)
+    state = kernel_state([(claimant, ANY_TRAFFIC), (HostState(guarded=pair), ANY_TRAFFIC)], PREFIX, CLEAR_MARK)
+    alone = kernel_state([(claimant, ANY_TRAFFIC)], PREFIX, CLEAR_MARK)
+
+    assert not [policy for policy in state.policies if policy.priority == WITHHELD_PRIORITY]
+    assert [policy for policy in alone.policies if policy.priority == WITHHELD_PRIORITY]
 
 
 def test_the_states_of_two_peers_add_up() -> None:

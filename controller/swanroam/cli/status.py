@@ -67,7 +67,8 @@ def _peer(peer: dict[str, Any]) -> list[str]:
             lines += _line(label, "unknown: no IKE_SA")
         else:
             old = f", still using {', '.join(binding['deprecated'])}" if binding["deprecated"] else ""
-            lines += _line(label, f"{binding['current']}{old}")
+            proof = " (not proven yet)" if binding is peer["peer"] and peer["unproven"] is not None else ""
+            lines += _line(label, f"{binding['current']}{proof}{old}")
     for association in peer["associations"]:
         what = _children(peer, association)
         where = f"{association['local']} - {association['remote']}"
@@ -76,6 +77,9 @@ def _peer(peer: dict[str, Any]) -> list[str]:
         inner, outer = f"{carried['local']} - {carried['remote']}", carried["outer"]
         kind = " (control only: new address not proven yet)" if carried["control_only"] else ""
         lines += _line("carrier", f"{inner} inside {outer}{kind}")
+    if peer["refusals"]:
+        counts = ", ".join(f"{reason} {count}" for reason, count in sorted(peer["refusals"].items()))
+        lines += _line("refused", f"changes of its address: {counts}")
     transport = peer["transport"]
     if transport["moving"] or transport["moved"]:
         moving = ", more are just moving" if transport["moving"] else ""

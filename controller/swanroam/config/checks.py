@@ -166,7 +166,9 @@ def _check_allow(values: Values, allow: object, problems: Problems) -> None:
 
 
 def _never_reachable(network: IPNetwork) -> bool:
-    return network.is_loopback or network.is_link_local or network.is_multicast
+    """IPv4 link-local is for who wants it. For IPv6 neither messages nor carriers tell which link is meant."""
+    link_local = network.version == 6 and network.is_link_local
+    return network.is_loopback or link_local or network.is_multicast
 
 
 def _check_unique(peers: tuple[Values, ...], key: str, problems: Problems) -> None:

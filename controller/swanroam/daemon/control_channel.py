@@ -12,10 +12,24 @@ import errno
 import socket
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from ipaddress import IPv6Address
+from typing import Final
+
+import structlog
 
 from swanroam.protocol.codec import MAX_DATAGRAM, MessageError, decode, encode
 from swanroam.protocol.messages import Message
+
+log = structlog.get_logger("swanroam")
+
+RECEIVE_BUFFER: Final = 1024 * 1024
+"""Bytes: what one peer sends in a moment must leave room for the others."""
+TELL_FIRST: Final = 1.0
+"""Seconds after which the first dropped datagram is told of, with those that have followed."""
+TELL_AGAIN: Final = 60.0
+"""Seconds between two lines about dropped datagrams."""
+_SO_RCVBUFFORCE: Final = 33  # include/uapi/asm-generic/socket.h
 
 
 class ControlChannelError(Exception):
@@ -25,27 +39,38 @@ class ControlChannelError(Exception):
 class ControlChannel:
     """Sends messages to inner addresses and hands on what comes from them.
 
-    `received` is called with the sender's inner address and the message; who owns the address is its business.
+    `admit` is asked with the sender's inner address before a datagram is looked at; `deliver` gets the message. Both
+    say why the datagram is dropped, or nothing.
     """
 
     def __init__(
-        self, address: IPv6Address, port: int, mark: int, received: Callable[[IPv6Address, Message], None]
+        self,
+        address: IPv6Address,
+        port: int,
+        mark: int,
+        admit: Callable[[IPv6Address], str],
+        deliver: Callable[[IPv6Address, Message], str],
     ) -> None:
         self.dropped: Counter[str] = Counter()
-        """Datagrams that were no messages, by reason."""
+        """Datagrams that were not taken, by reason."""
         self.unsent: Counter[str] = Counter()
         """Datagrams that the kernel did not take, by error name."""
         self._address = address
         self._port = port
         self._mark = mark
-        self._received = received
+        self._admit = admit
+        self._deliver = deliver
         self._socket: socket.socket | None = None
+        self._told: Counter[str] = Counter()
+        self._telling: asyncio.TimerHandle | None = None
 
     def open(self) -> None:
         """Binds the socket. Raises ControlChannelError. The inner address must be on the host already."""
         channel = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         try:
             channel.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, self._mark)
+            with suppress(PermissionError):  # then what net.core.rmem_default allows has to do
+                channel.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, RECEIVE_BUFFER)
             channel.bind((str(self._address), self._port))
         except OSError as error:
             channel.close()
@@ -61,6 +86,9 @@ class ControlChannel:
             asyncio.get_running_loop().remove_reader(self._socket)
             self._socket.close()
             self._socket = None
+        if self._telling is not None:
+            self._telling.cancel()
+            self._tell()
 
     def send(self, to: IPv6Address, message: Message) -> None:
         """Sends once. What does not get out (no SA, no route, full queue) is counted, and repeated by the protocol."""
@@ -81,12 +109,34 @@ class ControlChannel:
             except OSError as error:  # an ICMP error to something sent earlier
                 self.unsent[errno.errorcode.get(error.errno or 0, "?")] += 1
                 continue
-            if sender[1] != self._port:
-                self.dropped["wrong_port"] += 1
-                continue
-            try:
-                message = decode(datagram)
-            except MessageError as error:
-                self.dropped[error.problem.value] += 1
-                continue
-            self._received(IPv6Address(sender[0].partition("%")[0]), message)
+            reason = self._take(datagram, sender[0], sender[1])
+            if reason:
+                self._drop(reason)
+
+    def _take(self, datagram: bytes, sender: str, port: int) -> str:
+        """Why the datagram is dropped; empty when it is handed on."""
+        if port != self._port:
+            return "wrong_port"
+        address = IPv6Address(sender.partition("%")[0])
+        if reason := self._admit(address):
+            return reason
+        try:
+            message = decode(datagram)
+        except MessageError as error:
+            return error.problem.value
+        return self._deliver(address, message)
+
+    def _drop(self, reason: str) -> None:
+        self.dropped[reason] += 1
+        if self._telling is None:
+            self._telling = asyncio.get_running_loop().call_later(TELL_FIRST, self._tell)
+
+    def _tell(self) -> None:
+        """One line for all that was dropped since the last, however much that is."""
+        news = self.dropped - self._told
+        self._telling = None
+        if news:
+            log.info("datagrams_dropped", **news)
+            self._told = Counter(self.dropped)
+            if self._socket is not None:
+                self._telling = asyncio.get_running_loop().call_later(TELL_AGAIN, self._tell)

@@ -9,8 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
-from collections import deque
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from ipaddress import IPv6Address
 from typing import Any, Protocol
 
@@ -18,6 +17,7 @@ import structlog
 
 from swanroam.config import Config, FilterMethod, PeerSettings, TransportMethod
 from swanroam.daemon.journal import Journal, JournalError
+from swanroam.daemon.reports import Reports
 from swanroam.daemon.translation import (
     ANY_TRAFFIC,
     HostFacts,
@@ -34,6 +34,7 @@ from swanroam.protocol.events import (
     EstablishFilters,
     Event,
     Fact,
+    MessageReceived,
     MigrateFilters,
     ReadUsage,
     ReleaseFilters,
@@ -43,9 +44,9 @@ from swanroam.protocol.events import (
     TimerExpired,
     UsageRead,
 )
-from swanroam.protocol.handover import Handover, Step
+from swanroam.protocol.handover import Handover
 from swanroam.protocol.host_state import Pair
-from swanroam.protocol.messages import INSTANCE_SIZE, IPAddress, Message, Method
+from swanroam.protocol.messages import INSTANCE_SIZE, AddressChange, IPAddress, Message, Method, PathResponse
 from swanroam.protocol.peer import PeerMachine
 from swanroam.protocol.settings import MobileSettings
 from swanroam.protocol.settings import PeerSettings as MachineSettings
@@ -58,26 +59,9 @@ RETRANSMIT_CEILING = 5.0
 RETRY_APPLY = 1.0
 """Seconds after which a kernel state that could not be applied is tried again."""
 VERIFY = 15.0
-"""Seconds after which the kernel is compared with what it should have, however much happens."""
-HISTORY = 50
-"""Finished handovers that `status` can show."""
-
-_WARNINGS = frozenset(
-    {
-        Fact.PEER_SILENT,
-        Fact.CHANGE_REFUSED_BY_PEER,
-        Fact.CHANGE_REFUSED,
-        Fact.PATH_NOT_PROVEN,
-        Fact.FILTERS_FAILED,
-        Fact.PEER_FORGOTTEN,
-        Fact.SOCKETS_ENDED,
-    }
-)
-
-_TROUBLES = _WARNINGS - {Fact.PEER_SILENT, Fact.CHANGE_REFUSED_BY_PEER, Fact.SOCKETS_ENDED}
-"""Warnings that `status` goes on showing; the others are seen in the machine's own state."""
-_MENDED = frozenset({Fact.HANDOVER_FINISHED, Fact.PEER_REGISTERED, Fact.CHANGE_ACCEPTED, Fact.PATH_PROVEN})
-"""What ends a trouble."""
+"""Seconds between two comparisons of the kernel with what it should have."""
+MAX_PENDING = 64
+"""Messages of one peer that may wait to be handled."""
 
 
 class Host(Protocol):
@@ -91,6 +75,9 @@ class Host(Protocol):
 
     def forget(self) -> None:
         """Somebody may have changed the kernel: the next `apply` has to look."""
+
+    async def is_own(self, address: IPAddress) -> bool:
+        """It is this host's, on whatever interface, or a broadcast address of its networks. Raises HostError."""
 
     async def establish(
         self, peer: PeerSettings, action: EstablishFilters, children: Collection[str], wanted: Callable[[], bool]
@@ -131,11 +118,23 @@ class Peer:
         self.children: dict[str, Mode] = {config.control.child: Mode.TUNNEL}
         """The CHILD_SAs that every IKE_SA with it must have, and in which mode: all that are or were installed."""
         self.log = log.bind(peer=settings.name)
-        self.history: deque[Handover] = deque(maxlen=HISTORY)
-        self.trouble: Report | None = None
-        """The last thing that went wrong with this peer and was not mended since."""
+        self.reports = Reports(self.log, self.machine.transfers.tally)
+        self.pending = 0
+        """Messages that wait to be handled."""
+        self.standing: object = None
+        """What was journalled and applied for it last."""
         self.contradiction = ""
         """What the kernel lacks of what charon says it has; empty while they agree."""
+
+    @property
+    def history(self) -> Sequence[Handover]:
+        """Finished handovers."""
+        return self.reports.history
+
+    @property
+    def trouble(self) -> Report | None:
+        """The last thing that went wrong with this peer and was not mended since."""
+        return self.reports.trouble
 
 
 class Controller:
@@ -194,6 +193,14 @@ class Controller:
             for peer in self.peers.values():
                 self.submit(peer, TimerExpired())
 
+    def receive(self, peer: Peer, message: Message) -> bool:
+        """Queues a message of the peer, unless too many of its wait already: then it will be repeated."""
+        if peer.pending >= MAX_PENDING:
+            return False
+        peer.pending += 1
+        self.submit(peer, MessageReceived(message))
+        return True
+
     async def quiesced(self) -> bool:
         """Nothing of any handover is left on this host: the controller may go and take everything with it.
 
@@ -214,19 +221,18 @@ class Controller:
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
             await self._apply_all()
-            clock = asyncio.get_running_loop().time
-            due = clock() + VERIFY
+            loop = asyncio.get_running_loop()
+            due = loop.time() + VERIFY
             while True:
+                if loop.time() >= due:  # also while one event comes after the other
+                    await self._verify()
+                    due = loop.time() + VERIFY
                 try:
                     async with asyncio.timeout_at(due):
                         peer, event = await self._queue.get()
                 except TimeoutError:
-                    pass
-                else:
-                    await self._process(peer, event)
-                if clock() >= due:
-                    await self._verify()
-                    due = clock() + VERIFY
+                    continue
+                await self._process(peer, event)
 
     async def _verify(self) -> None:
         """Mends what somebody else has changed of ours."""
@@ -243,16 +249,19 @@ class Controller:
 
     async def _process(self, peer: Peer, event: Event) -> None:
         loop = asyncio.get_running_loop()
-        others = (other.machine.peer for other in self.peers.values() if other is not peer)
-        peer.machine.surroundings = Surroundings(
-            own=self.own_addresses,
-            others=frozenset(address for binding in others if binding is not None for address in binding.addresses),
-        )
+        if isinstance(event, MessageReceived):
+            peer.pending -= 1
+            try:
+                peer.machine.surroundings = await self._surroundings(peer, event.message)
+            except HostError as error:
+                peer.log.error("address_change_not_checked", error=str(error))  # the peer will repeat it
+                return
         actions = peer.machine.feed(event, loop.time())
         try:
-            changed = await self._apply_all()
+            changed = self._stirred(peer, event) and await self._apply_all()
         except HostError as error:
             self.not_applied = str(error)
+            peer.standing = None
             peer.log.error("host_state_not_applied", error=str(error), retry_in_s=RETRY_APPLY)
             loop.call_later(RETRY_APPLY, self.submit, peer, TimerExpired())
             # Nothing may be promised to the peer that this host does not do; it will ask again.
@@ -263,8 +272,34 @@ class Controller:
         for action in actions:
             self._carry_out(peer, action)
         if peer.trouble is not None and peer.trouble.fact is Fact.FILTERS_FAILED and _complete(peer.machine):
-            peer.trouble = None
+            peer.reports.trouble = None
         self._set_timer(peer)
+
+    def _stirred(self, peer: Peer, event: Event) -> bool:
+        """There may be something to journal or to apply. Most messages, and all of a flood, change nothing: to look
+        through all peers for each would let one peer slow down the others."""
+        machine = peer.machine
+        before, peer.standing = peer.standing, (machine.snapshot(), machine.wanted(), peer.protected)
+        return not isinstance(event, MessageReceived) or self._applied is None or peer.standing != before
+
+    async def _surroundings(self, peer: Peer, message: Message) -> Surroundings:
+        """What has to be known of addresses to judge a message. Raises HostError."""
+        machines = [other.machine for other in self.peers.values() if other is not peer]
+        match message:
+            case PathResponse():
+                return Surroundings(registered=_registered(machines))
+            case AddressChange(current=current):
+                own = set(self.own_addresses)
+                for other in self.peers.values():
+                    if (binding := other.machine.own) is not None:
+                        own.update(binding.addresses)  # also those that only the carrier device has
+                if current not in own and await self._host.is_own(current):
+                    own.add(current)
+                registered = _registered(machines)
+                others = registered.union(*(machine.seen for machine in machines))
+                return Surroundings(frozenset(own), others, registered, self.config.control.prefix)
+            case _:
+                return Surroundings()
 
     async def _apply_all(self) -> bool:
         """Journal first, then the kernel: what a crash leaves behind is known. Raises HostError."""
@@ -322,7 +357,7 @@ class Controller:
             case EndSockets(address):
                 self._start(peer, self._sockets.end(action, peer.machine.counterparts(address)))
             case Report():
-                self._report(peer, action)
+                peer.reports.take(action)
             case _:
                 self._start(peer, self._sockets.transfer(peer.settings, action))
 
@@ -341,32 +376,9 @@ class Controller:
             loop = asyncio.get_running_loop()
             self._timers[peer.settings.identity] = loop.call_at(deadline, self.submit, peer, TimerExpired())
 
-    def _report(self, peer: Peer, report: Report) -> None:
-        fields: dict[str, Any] = {}
-        if report.handover is not None:
-            fields["handover"] = report.handover.name
-        if report.fact is Fact.HANDOVER_FINISHED and report.handover is not None:
-            handover = report.handover
-            peer.history.append(handover)
-            fields |= {"old": str(handover.old), "new": str(handover.new), "result": handover.result.value}
-            fields |= {"seconds": handover.step_seconds}
-            if handover.detail:
-                fields["detail"] = handover.detail
-        elif report.fact is Fact.HANDOVER_STEP and report.handover is not None:
-            fields |= {"step": report.detail, "seconds": report.handover.step_seconds[report.detail]}
-            if report.handover.steps[-1][0] is Step.TRANSPORT:
-                tally = peer.machine.transfers.tally
-                fields |= {"moved": tally.moved, "kept": len(tally.kept)}
-        elif report.detail:
-            fields["detail"] = report.detail
-        if report.fact in _WARNINGS:
-            if report.fact in _TROUBLES:
-                peer.trouble = report
-            peer.log.warning(report.fact.value, **fields)
-        else:
-            if report.fact in _MENDED:
-                peer.trouble = None
-            peer.log.info(report.fact.value, **fields)
+
+def _registered(machines: Iterable[PeerMachine]) -> frozenset[IPAddress]:
+    return frozenset(address for machine in machines for address in machine.correspondent.claimed)
 
 
 def _in_use(machine: PeerMachine) -> bool:

@@ -79,6 +79,7 @@ class LocalHost:
         self.charon_changed: Callable[[], None] = lambda: None
         """Called after charon was made to change something of which it raises no event."""
         self._xfrm: XfrmSocket
+        self._netlink: RouteSocket
         self._migration: Migrate
         self._plane: CarrierPlane
         self._inner: InnerPlane
@@ -94,7 +95,7 @@ class LocalHost:
             self._stack.push_async_callback(self._definitions.close)
             self._xfrm = await self._stack.enter_async_context(XfrmSocket())
             self._migration = Migrate(self._client, self._xfrm)
-            netlink = await self._stack.enter_async_context(RouteSocket())
+            netlink = self._netlink = await self._stack.enter_async_context(RouteSocket())
             self._plane = CarrierPlane(netlink, settings)
             self._inner = InnerPlane(netlink, settings)
             found = await find_owned(self._xfrm)
@@ -212,6 +213,13 @@ class LocalHost:
     def forget(self) -> None:
         """The next `apply` compares with what the kernel really has."""
         self._plane.forget()
+
+    async def is_own(self, address: IPAddress) -> bool:
+        """It is this host's, on whatever interface, or a broadcast address of its networks. Raises HostError."""
+        try:
+            return await self._netlink.is_own(address)
+        except RouteSocketError as error:
+            raise HostError(str(error)) from error
 
     async def clear(self) -> None:
         """Takes everything of ours out of the kernel, guards last. Raises HostError."""

@@ -14,7 +14,6 @@ import os
 import signal
 from collections.abc import Collection, Iterator
 from contextlib import AsyncExitStack, contextmanager
-from ipaddress import IPv6Address
 from pathlib import Path
 from socket import AddressFamily
 
@@ -31,13 +30,13 @@ from swanroam.daemon.controller import Controller, HostError
 from swanroam.daemon.host import LocalHost
 from swanroam.daemon.journal import Journal
 from swanroam.daemon.logs import loop_failure
+from swanroam.daemon.reception import Reception
 from swanroam.daemon.socket_report import SocketReport
 from swanroam.daemon.status import Status
 from swanroam.daemon.transport import LocalSockets
 from swanroam.ike.vici import ViciClient
 from swanroam.kernel.address_watch import AddressWatchError
-from swanroam.protocol.events import MessageReceived
-from swanroam.protocol.messages import IPAddress, Message
+from swanroam.protocol.messages import IPAddress
 from swanroam.protocol.transfer import TransferExpired
 
 log = structlog.get_logger("swanroam")
@@ -178,11 +177,18 @@ class _Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
         control = config.control
-        self._channel = ControlChannel(control.address, control.port, control.mark, self._received)
+        self._channel = ControlChannel(
+            control.address,
+            control.port,
+            control.mark,
+            admit=lambda sender: self._reception.admit(sender),
+            deliver=lambda sender, message: self._reception.deliver(sender, message),
+        )
         self._sockets = LocalSockets(config.sockets, self._interface_of, self._transfer_expired)
         self._controller = Controller(config, host, self._sockets, Journal(journal_path(config)), self._channel.send)
-        self._by_inner = {peer.settings.control_address: peer for peer in self._controller.peers.values()}
         self._watch = CharonWatch(client, self._controller, host.read_back)
+        by_inner = {peer.settings.control_address: peer for peer in self._controller.peers.values()}
+        self._reception = Reception(by_inner, self._watch.owner, self._watch.look, self._controller.receive)
         host.charon_changed = self._watch.look
         self._follower = AddressFollower(config.addresses, self._controller)
         status = Status(self._controller, self._watch, self._follower, self._channel, host.carrier_drops)
@@ -217,7 +223,7 @@ class _Daemon:
             async with asyncio.TaskGroup() as tasks:
                 parts = (self._controller.run(), self._watch.run(), self._follower.run())
                 running = [tasks.create_task(part) for part in parts]
-                log.info("started", version=__version__, identity=self._config.identity, peers=len(self._by_inner))
+                log.info("started", version=__version__, identity=self._config.identity, peers=len(self._config.peers))
                 service_manager.tell(service_manager.READY)
                 await self._stop.wait()
                 service_manager.tell(service_manager.STOPPING)
@@ -245,15 +251,3 @@ class _Daemon:
 
     def _transfer_expired(self, identity: str, event: TransferExpired) -> None:
         self._controller.submit(self._controller.peers[identity], event)
-
-    def _received(self, sender: IPv6Address, message: Message) -> None:
-        peer = self._by_inner.get(sender)
-        if peer is None:
-            self._channel.dropped["unknown_sender"] += 1
-        elif self._watch.owner(sender) != peer.settings.identity:
-            # The CHILD_SA may be so new that charon's event is still on its way; the message will be repeated.
-            self._channel.dropped["unproven_sender"] += 1
-            self._watch.look()
-        else:
-            peer.log.debug("message_received", message=type(message).__name__, sequence=message.sequence)
-            self._controller.submit(peer, MessageReceived(message))

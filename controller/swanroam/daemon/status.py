@@ -88,9 +88,12 @@ class Status:
             "own": _binding(machine.own),
             "peer": _binding(machine.peer),
             "proven": _text(correspondent.proven),
+            "unproven": _text(correspondent.unproven),
+            "held_back": correspondent.credit.held_back,
             "sequence": mobile.sequence,
             "last_sequence": correspondent.last_sequence,
-            "refused": correspondent.refused,
+            "refused": sum(correspondent.refusals.values()),
+            "refusals": {ground.value: count for ground, count in correspondent.refusals.items()},
             "guarded_after_release": [str(address) for address in correspondent.lingering],
             "associations": [
                 {

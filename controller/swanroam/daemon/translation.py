@@ -19,6 +19,7 @@ from swanroam.kernel.xfrm.guards import (
     neighbor_discovery,
     prefix_guard,
     uncounted,
+    withheld,
 )
 from swanroam.kernel.xfrm.lifetimes import Mark
 from swanroam.kernel.xfrm.policy import Policy
@@ -81,6 +82,8 @@ def kernel_state(
     `clear_mark`: skb mark of what may come out of the carrier in clear.
     """
     union = HostState()
+    # What one peer has proven is not withheld for another's claim to it.
+    freed = frozenset[Pair]().union(*(state.guarded - state.withheld for state, _ in peers))
     policies: set[Policy] = set(prefix_guard(control_prefix))
     for state, protected in peers:
         union |= state
@@ -94,6 +97,13 @@ def kernel_state(
         for remote in state.shut:
             if remote.version in facts.sealed:
                 policies |= _seal(remote, protected, facts.uncounted)
+        for pair in state.withheld - freed:
+            policies |= {
+                withheld(policy)
+                for traffic in protected
+                for policy in _guards(pair, traffic)
+                if policy.direction is Direction.OUT
+            }
     for pair in union.bypassed:
         policies |= _bypasses(pair, Direction.IN, Direction.OUT)
     for pair in union.bypassed_in:

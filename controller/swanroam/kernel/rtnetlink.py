@@ -23,6 +23,7 @@ from pyroute2.netlink.rtnl import (
     RTM_GETTFILTER,
     RTM_NEWROUTE,
     RTM_NEWTFILTER,
+    rt_type,
 )
 from pyroute2.netlink.rtnl.rtmsg import LWTUNNEL_ENCAP_IP, LWTUNNEL_ENCAP_IP6, rtmsg
 from pyroute2.netlink.rtnl.tcmsg import cls_fw, cls_matchall, tcmsg
@@ -42,6 +43,9 @@ _GONE: Final = frozenset({errno.ENOENT, errno.ESRCH, errno.EADDRNOTAVAIL, errno.
 
 _NO_ROUTE: Final = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL})
 """What the kernel answers for no route, or `unreachable`, `prohibit`, `blackhole`; fib_props[], fib_semantics.c."""
+
+_NOT_ANOTHER_HOST: Final = frozenset(rt_type[name] for name in ("local", "broadcast", "anycast", "multicast"))
+"""Types of routes to this host itself, or to all of a network."""
 
 
 class RouteSocketError(Exception):
@@ -219,6 +223,20 @@ class RouteSocket(AsyncIPRoute):  # type: ignore[misc]  # pyroute2 has no type i
 
         A rule for one source address plays no part in it.
         """
+        found = await self._route_to(remote)
+        source = None if found is None else found.get_attr("RTA_PREFSRC")
+        return None if source is None else ip_address(source)
+
+    async def is_own(self, address: IPAddress) -> bool:
+        """Packets to it do not leave this host for one other: it is local, on whatever interface, or a broadcast.
+
+        Raises RouteSocketError.
+        """
+        found = await self._route_to(address)
+        return found is not None and found["type"] in _NOT_ANOTHER_HOST
+
+    async def _route_to(self, remote: IPAddress) -> Any:
+        """The answer to `ip route get`; None: no route. Raises RouteSocketError."""
         message = TunnelRouteMessage()
         message["family"], message["dst_len"] = family_of(remote), remote.max_prefixlen
         message["attrs"] = [("RTA_DST", str(remote))]
@@ -230,8 +248,7 @@ class RouteSocket(AsyncIPRoute):  # type: ignore[misc]  # pyroute2 has no type i
             raise RouteSocketError(error.code, f"look up the route to {remote}", _text(error)) from error
         except OSError as error:
             raise RouteSocketError(error.errno or errno.EIO, f"look up the route to {remote}") from error
-        source = answers[0].get_attr("RTA_PREFSRC") if answers else None
-        return None if source is None else ip_address(source)
+        return answers[0] if answers else None
 
     async def interface_index(self, name: str) -> int | None:
         """Index of the network device with this name, None when there is none. Raises RouteSocketError."""

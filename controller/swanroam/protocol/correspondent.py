@@ -8,8 +8,10 @@ sequence than the last, from the identity that owns the addresses, replaces what
 and content is answered again; a lower one is answered "stale" and changes nothing (RFC 6275 §9.5.1).
 
 A new current address is *announced* until the peer has sent our challenge back, then *proven*. Data goes to the last
-proven address all the while; only control datagrams go to the announced one. When no path response comes within
-PROOF_TIME, the challenge is void and the peer's next retransmission gets a new one.
+proven address all the while; only control datagrams go to the announced one, and of them no more than `credit` allows.
+When no path response comes within PROOF_TIME, the binding *falls back*: the last proven address is current again, and
+control datagrams go there as well (RFC 9000 §9.3.2). The peer's next retransmission begins all that anew. An address
+that was never proven is *doubtful*: it keeps no other peer from having it.
 
 Addresses that left the binding stay guarded (`lingering`) as long as sockets of this host are connected to them: the
 kernel would retransmit their data to the released address without any policy, in clear.
@@ -17,11 +19,13 @@ kernel would retransmit their data to the released address without any policy, i
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from swanroam.protocol.authorisation import Policy, Refusal, Surroundings, authorise
+from swanroam.protocol.authorisation import Ground, Policy, Refusal, Surroundings, authorise
 from swanroam.protocol.binding import Binding
+from swanroam.protocol.credit import Credit
 from swanroam.protocol.events import Action, Association, Fact, ReadUsage, ReleaseFilters, Report, Send
 from swanroam.protocol.handover import Handover, Result, Step
 from swanroam.protocol.host_state import Pair
@@ -30,16 +34,19 @@ from swanroam.protocol.messages import (
     Acknowledgment,
     AddressChange,
     IPAddress,
+    Message,
     PathResponse,
     Verdict,
 )
 from swanroam.protocol.snapshot import Snapshot
 
 PROOF_TIME = 10.0
-"""Seconds that a challenge is good for."""
+"""Seconds that a challenge is good for; then the last proven address is current again."""
 MAX_CHANGES = 3.0
 """New sequences a second that one identity may bring (RFC 6275 §12, MAX_UPDATE_RATE), with a burst of ten."""
 BURST = 10.0
+MAX_LINGERING = 64
+"""Released addresses that one identity may have guarded here, before it may change its address again."""
 LINGER_INTERVAL = 2.0
 """Seconds between two counts of the sockets that are connected to a released address."""
 STRAY_PATIENCE = 5.0
@@ -85,8 +92,13 @@ class Correspondent:
         """The last address that the peer has proven."""
         self.last_sequence = 0
         self.handover: Handover | None = None
-        self.refused = 0
+        self.refusals: Counter[Ground] = Counter()
+        """Address changes that were not honoured."""
         self.peer_instance = b""
+        self.credit = Credit()
+        self.fallen_back = False
+        """The binding is not the one that the peer announced last."""
+        self._doubtful: set[IPAddress] = set()
         self._last: AddressChange | None = None
         self._token = token
         self._grace_ms = round(grace * 1000)
@@ -101,11 +113,29 @@ class Correspondent:
         """Released addresses that stay guarded."""
         return tuple(self._lingering)
 
+    @property
+    def unproven(self) -> IPAddress | None:
+        """The current address, while it is not proven."""
+        return self.binding.current if self.binding is not None and self.proven != self.binding.current else None
+
+    @property
+    def claimed(self) -> frozenset[IPAddress]:
+        """Addresses that nobody else may have."""
+        return frozenset(self.binding.addresses if self.binding is not None else ()) - self._doubtful
+
+    @property
+    def answerable(self) -> bool:
+        """What the peer asks about its last announcement can be done: it is in force, and proven."""
+        return self.binding is not None and self.unproven is None and not self.fallen_back
+
     def restore(self, snapshot: Snapshot, now: float) -> None:
         """Takes over what an earlier run knew."""
         self.last_sequence = snapshot.last_sequence
         self.binding = snapshot.peer
         self.proven = snapshot.proven
+        if (current := self.unproven) is not None:
+            self._doubtful.add(current)
+        self._renew_challenge(now)
         for address in snapshot.lingering:
             self.linger(address, now)
 
@@ -118,6 +148,8 @@ class Correspondent:
         for address in self.binding.addresses if self.binding is not None else ():
             self.linger(address, now)
         self.binding = self.proven = self.handover = self._last = self._challenge = None
+        self.fallen_back = False
+        self._doubtful.clear()
 
     # --- what came in -----------------------------------------------------------------------------------------
 
@@ -129,32 +161,41 @@ class Correspondent:
         now: float,
     ) -> list[Action]:
         known = self._last
-        if known is not None and message.sequence == known.sequence and _same(message, known):
+        repeated = known is not None and message.sequence == known.sequence and _same(message, known)
+        if repeated and not self.fallen_back:
             self._last = message  # its nonce may be that of a new run
             self._renew_challenge(now)
             return [self._acknowledge(message, Verdict.ACCEPTED)]
-        if message.sequence <= self.last_sequence:
-            report = Report(Fact.CHANGE_STALE, f"sequence {message.sequence}, have {self.last_sequence}")
-            return [self._acknowledge(message, Verdict.STALE), report]
-        if not self._bucket.take(now):
-            return [self._acknowledge(message, Verdict.RATE_LIMITED, "more changes than the limit of 3 a second")]
-        owned = {association.pair.remote for association in associations}
-        if self.binding is not None:
-            owned |= set(self.binding.addresses)
-        refusal = authorise(message, self.policy, surroundings, owned)
+        associated = {association.pair.remote for association in associations}
+        refusal = self._limits(message, now, repeated=repeated)
+        refusal = refusal or authorise(message, self.policy, surroundings, self.binding, associated)
         if refusal is not None:
             return self._refuse(message, refusal)
-        return self._accept(message, owned, now)
+        return self._accept(message, associated, now)
 
-    def path_response(self, message: PathResponse, now: float) -> list[Action]:
-        if self._last is None or self.binding is None or message.sequence != self._last.sequence:
+    def heard(self, message: Message) -> None:
+        """A message of the peer: it is worth an answer, wherever that goes."""
+        if (current := self.unproven) is not None:
+            self.credit.receive(message, current.version)
+
+    def affords(self, message: Message) -> bool:
+        """The message may be sent to where the peer says that it is. If so, it counts as sent."""
+        current = self.unproven
+        return current is None or self.credit.spend(message, current.version)
+
+    def path_response(self, message: PathResponse, surroundings: Surroundings, now: float) -> list[Action]:
+        if self._last is None or self.binding is None or message.sequence != self._last.sequence or self.fallen_back:
             return [Report(Fact.UNEXPECTED_MESSAGE, "a path response for an overtaken change")]
         if self._challenge is None and self.proven == self.binding.current:
             return [self._acknowledge(self._last, Verdict.ACCEPTED)]  # our acknowledgment of it was lost
         if self._challenge is None or message.challenge != self._challenge or now >= self._challenge_ends:
             return [Report(Fact.PATH_NOT_PROVEN, "a path response that answers no challenge of ours", self.handover)]
+        if self.binding.current in surroundings.registered:  # another peer was faster to prove it
+            refusal = Refusal(Verdict.IN_USE, Ground.ANOTHER_PEERS, f"{self.binding.current} belongs to another peer")
+            return [*self._refuse(self._last, refusal), *self._fall_back()]
         self._challenge = None
         self.proven = self.binding.current
+        self._doubtful.discard(self.proven)
         return [
             self._acknowledge(self._last, Verdict.ACCEPTED),
             *self._step(Step.PROVEN, now),
@@ -176,15 +217,18 @@ class Correspondent:
         entry.due = now + LINGER_INTERVAL
         return []
 
+    def expire(self, now: float) -> list[Action]:
+        """The time for a proof may be over. To be called before anything else that happens."""
+        if self._challenge is None or now < self._challenge_ends:
+            return []
+        return self._fall_back()
+
     # --- what is missing --------------------------------------------------------------------------------------
 
     def advance(self, associations: Collection[Association], own_current: IPAddress, now: float) -> list[Action]:
         """What to do next, given what is known now."""
         actions: list[Action] = []
         remotes = {association.pair.remote for association in associations}
-        if self._challenge is not None and now >= self._challenge_ends:
-            self._challenge = None
-            actions.append(Report(Fact.PATH_NOT_PROVEN, "no path response; data stays on the old path", self.handover))
         if self.binding is not None:
             pair = Pair(own_current, self.binding.current)
             if self.proven == self.binding.current and any(
@@ -213,7 +257,27 @@ class Correspondent:
 
     # --- inside -----------------------------------------------------------------------------------------------
 
-    def _accept(self, message: AddressChange, owned: Collection[IPAddress], now: float) -> list[Action]:
+    def _fall_back(self) -> list[Action]:
+        assert self.binding is not None
+        self._challenge = None
+        failed, proven = self.binding.current, self.proven
+        if proven is None:
+            detail = f"no path response from {failed}; no other address is proven, so data goes nowhere"
+            return [Report(Fact.PATH_NOT_PROVEN, detail, self.handover)]
+        kept = [address for address in self.binding.deprecated if address != proven]
+        if failed not in self._doubtful:
+            kept.append(failed)  # an old address of the peer, to which it has not come back
+        self.binding = Binding(proven, tuple(kept))
+        self.fallen_back = True
+        self._doubtful.intersection_update(kept)
+        actions: list[Action] = []
+        if self.handover is not None:
+            detail = f"no path response; back at {proven}"
+            actions.append(Report(Fact.HANDOVER_FINISHED, handover=self.handover.ended(Result.UNPROVEN, detail)))
+            self.handover = None
+        return [*actions, Report(Fact.PATH_NOT_PROVEN, f"no path response from {failed}; back at {proven}")]
+
+    def _accept(self, message: AddressChange, associated: Collection[IPAddress], now: float) -> list[Action]:
         actions: list[Action] = []
         before = self.binding
         after = Binding(message.current, message.deprecated)
@@ -221,8 +285,9 @@ class Correspondent:
         self._last = message
         self.peer_instance = message.instance
         self.binding = after
-        if before is None and after.current in owned:
-            self.proven = after.current  # IKE itself has just been through this address (RFC 7296 §2.6)
+        if before is None:  # IKE itself has been through these addresses (RFC 7296 §2.6)
+            newest_first = (after.current, *reversed(after.deprecated))
+            self.proven = next((address for address in newest_first if address in associated), None)
         if self.proven not in after.addresses:
             self.proven = None  # released before the new one was proven: nothing may be sent there any more
         if before is None or before.current != after.current:
@@ -235,6 +300,11 @@ class Correspondent:
                     Report(Fact.HANDOVER_STARTED, f"peer {before.current} -> {after.current}", self.handover)
                 )
             self._challenge = None
+            self.credit.begin()
+            if after.current not in (self.proven, *(before.addresses if before is not None else ())):
+                self._doubtful.add(after.current)
+        self.fallen_back = False
+        self._doubtful.intersection_update(after.addresses)
         for address in after.addresses:
             self._lingering.pop(address, None)
         self._renew_challenge(now)
@@ -243,11 +313,26 @@ class Correspondent:
         actions.append(Report(Fact.CHANGE_ACCEPTED, _describe(after), self.handover))
         return actions
 
+    def _limits(self, message: AddressChange, now: float, *, repeated: bool) -> Refusal | None:
+        """What does not depend on the addresses that it names. `repeated`: it is the last one, which fell back."""
+        if message.sequence <= self.last_sequence and not repeated:
+            reason = f"sequence {message.sequence}, have {self.last_sequence}"
+            return Refusal(Verdict.STALE, Ground.STALE, reason)
+        if not self._bucket.take(now):
+            reason = "more changes than the limit of 3 a second"
+            return Refusal(Verdict.RATE_LIMITED, Ground.RATE_LIMITED, reason)
+        moves = self.binding is not None and message.current != self.binding.current
+        if moves and len(self._lingering) >= MAX_LINGERING:
+            reason = f"sockets here still use {len(self._lingering)} addresses that you have left"
+            return Refusal(Verdict.RATE_LIMITED, Ground.TOO_MANY, reason)
+        return None
+
     def _refuse(self, message: AddressChange, refusal: Refusal) -> list[Action]:
-        self.refused += 1
+        self.refusals[refusal.ground] += 1
+        fact = Fact.CHANGE_STALE if refusal.ground is Ground.STALE else Fact.CHANGE_REFUSED
         return [
             self._acknowledge(message, refusal.verdict, refusal.reason),
-            Report(Fact.CHANGE_REFUSED, refusal.reason),
+            Report(fact, refusal.reason, reason=refusal.ground.value),
         ]
 
     def _renew_challenge(self, now: float) -> None:

@@ -174,6 +174,8 @@ class Report:
     fact: Fact
     detail: str = ""
     handover: Handover | None = None
+    reason: str = ""
+    """In one word, for whoever counts."""
 
 
 Action = Send | EstablishFilters | MigrateFilters | ReleaseFilters | ReadUsage | EndSockets | TransferOrder | Report

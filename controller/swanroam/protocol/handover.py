@@ -29,6 +29,7 @@ class Result(enum.Enum):
     OVERTAKEN = "overtaken"  # another move came first; what was left is the next handover's
     REFUSED = "refused"
     UNANSWERED = "unanswered"
+    UNPROVEN = "unproven"  # the peer's: it did not show that it receives at its new address
 
 
 @dataclass(frozen=True, slots=True)

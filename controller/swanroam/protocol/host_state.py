@@ -5,7 +5,8 @@ Own addresses x peer's addresses are the *pairs* between which protected traffic
 to the peer's current address. All pairs are guarded: what no charon policy protects does not leave.
 
 Until a peer has proven its new address, data goes where it went before, and only control datagrams are carried
-to the unproven address (RFC 9000 §9.3: no more than a probe before validation).
+to the unproven address (RFC 9000 §9.3: no more than a probe before validation). What sockets have for that very
+address, because the peer was there before, is withheld.
 """
 
 from __future__ import annotations
@@ -69,6 +70,8 @@ class HostState:
     shut: frozenset[IPAddress] = frozenset()
     """Addresses of the peer to which nothing unprotected leaves, whatever address of ours it has: a socket without one
     takes a new address as soon as the routing prefers it, and this controller hears of it a moment later."""
+    withheld: frozenset[Pair] = frozenset()
+    """Those whose protected packets are not sent either: they would go to an address that is not proven."""
     bypassed: frozenset[Pair] = frozenset()
     """Outer pairs between which IP-in-IP may pass although a policy would demand ESP for it: its content is ESP."""
     bypassed_in: frozenset[Pair] = frozenset()
@@ -86,6 +89,7 @@ class HostState:
             self.admitted | other.admitted,
             self.guarded | other.guarded,
             self.shut | other.shut,
+            self.withheld | other.withheld,
             self.bypassed | other.bypassed,
             self.bypassed_in | other.bypassed_in,
             self.cleared | other.cleared,
@@ -112,7 +116,8 @@ def host_state(
     guarded; `associated` are pairs that charon has an IKE_SA for: the peer may carry them already, from an
     address that it could not announce yet. IP-in-IP from a lingering or deprecated address is let in, because it may be
     the peer that has come back there; what is clear inside comes from its current address only. A pair whose remote
-    address is announced and was in the binding before is native: that address was proven when it was current.
+    address is announced is native, and withheld until that is proven, also when it was proven once, long ago; with no
+    proven address all pairs are.
     """
     pairs = frozenset(Pair(local, remote) for local, remote in product(own.addresses, peer.addresses))
     announced = Pair(own.current, peer.current)
@@ -122,7 +127,9 @@ def host_state(
         carried |= {
             Carried(pair, reachable, control_only=False) for pair in pairs if pair not in (reachable, announced)
         }
+    withheld = frozenset[Pair]()
     if peer_proven != peer.current:
+        withheld = pairs if peer_proven is None else frozenset({announced})
         carried |= {Carried(pair, announced, control_only=True) for pair in pairs if pair != announced}
     associated = frozenset(associated)
     busy = bool(own.deprecated or peer.deprecated or associated - {announced})
@@ -138,6 +145,7 @@ def host_state(
         admitted=pairs | associated,
         guarded=pairs | lingering,
         shut=frozenset(peer.addresses) if holds else frozenset(),
+        withheld=withheld,
         bypassed=pairs if busy and crossed is not Crossing.DONE else frozenset(),
         bypassed_in=lingering | left,
         cleared=inner if crossed is Crossing.DONE else frozenset(),

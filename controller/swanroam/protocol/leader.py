@@ -131,6 +131,7 @@ class Leader:
     ) -> list[Action]:
         """What to do now. `ready`: the new pair is proven and has filters, and nobody counts sockets."""
         new = Pair(own.current, peer.current)
+        actions = self._impatient(now)  # before all: what is given up may have been for another pair
         if self._new != new and not self.holding and self._phase is not Phase.ENDING:
             self._restart(new, now)
         pairs = led_pairs(own, peer)
@@ -138,12 +139,9 @@ class Leader:
             self._pairs = deque(pairs)
             self._pace.begun()
             self.tally.kept = {entry: kept for entry, kept in self.tally.kept.items() if entry[0] in pairs}
-            actions = self._next(now)
+            actions += self._next(now)
         elif self._phase is Phase.PREPARING and not ready:
             self._restart(new, now)
-            actions = []
-        else:
-            actions = self._impatient(now)
         if self._phase in WAITING and self._exchange.is_due(now):
             self._exchange.sent(now)
             actions.append(Send(self._request(sequence, handover)))

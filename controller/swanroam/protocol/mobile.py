@@ -212,10 +212,12 @@ class Mobile:
         now: float,
         *,
         peer_moving: bool,
+        peer_proven: bool,
         transferring: bool,
     ) -> list[Action]:
         """The next thing to do, given what is known now. See the theory above.
 
+        `peer_proven`: so is the peer's current address, and IKE may begin something there;
         `transferring`: sockets are being moved, and so can't be counted.
         """
         if self.binding is None or not self.settings.active:
@@ -242,7 +244,7 @@ class Mobile:
         self._filters.looked(now, complete=complete)
         if complete:
             actions += self._step(Step.FILTERS, now) if self.settled else []
-        elif not terminating and self._may_establish(pair, has_control, peer_moving, now):
+        elif peer_proven and not terminating and self._may_establish(pair, has_control, peer_moving, now):
             self._filters.begin(pair)
             old = Pair(self.binding.deprecated[-1] if self.binding.deprecated else pair.local, peer_current)
             actions.append(EstablishFilters(pair, old))

@@ -35,6 +35,7 @@ from swanroam.protocol.events import (
     MessageReceived,
     ReleaseFilters,
     Report,
+    Send,
     StateApplied,
     TimerExpired,
     UsageRead,
@@ -113,6 +114,13 @@ class PeerMachine:
         return Binding(newest.pair.remote)
 
     @property
+    def seen(self) -> frozenset[IPAddress]:
+        """Where the peer has an IKE_SA, or had its last."""
+        remembered = self._remembered_peer if self.correspondent.binding is None else None
+        remotes = [association.pair.remote for association in self.associations]
+        return frozenset((*remotes, *(remembered.addresses if remembered is not None else ())))
+
+    @property
     def pair(self) -> Pair | None:
         """The two current addresses."""
         if self.own is None or self.peer is None:
@@ -125,7 +133,10 @@ class PeerMachine:
         if self.associations or isinstance(event, AssociationsRead | MessageReceived):
             self._present = now
         lingering = set(self.correspondent.lingering)
-        actions = self._dispatch(event, now)
+        actions = self.correspondent.expire(now)
+        actions += self._dispatch(event, now)
+        if isinstance(event, MessageReceived):
+            self.correspondent.heard(event.message)
         if self.managed and not self.associations and now >= self._present + self.settings.forget_after:
             actions += self._forget(now)
         self._remember(now)
@@ -143,6 +154,7 @@ class PeerMachine:
                 pair.remote,
                 now,
                 peer_moving=peer_moving,
+                peer_proven=self.correspondent.unproven is None,
                 transferring=self.transfers.busy,
             )
             actions += self._led(advanced, now)
@@ -150,7 +162,9 @@ class PeerMachine:
             if self.crossing is not Crossing.NONE:
                 released = set(self.correspondent.lingering) - lingering
                 actions += [ReleaseFilters(address) for address in sorted(released)]
-        return actions
+        return [
+            action for action in actions if not isinstance(action, Send) or self.correspondent.affords(action.message)
+        ]
 
     @property
     def crossing(self) -> Crossing:
@@ -288,7 +302,7 @@ class PeerMachine:
             case Acknowledgment():
                 return self.mobile.acknowledged(message, now)
             case PathResponse():
-                return self.correspondent.path_response(message, now)
+                return self.correspondent.path_response(message, self.surroundings, now)
             case FiltersRequest():
                 return self._requested(message)
             case FiltersReply():
@@ -340,12 +354,11 @@ class PeerMachine:
         own, peer = self.own, self.peer
         assert own is not None
         assert peer is not None
-        mobile, half = self.mobile, self.correspondent
-        proven = half.binding is None or half.proven == half.binding.current
+        mobile = self.mobile
         return self.transfers.advance(
             own,
             peer,
-            ready=mobile.ready and proven and not mobile.counting,
+            ready=mobile.ready and self.correspondent.unproven is None and not mobile.counting,
             sequence=mobile.sequence,
             handover=mobile.handover.id if mobile.handover is not None else bytes(HANDOVER_SIZE),
             now=now,
@@ -353,15 +366,13 @@ class PeerMachine:
 
     def _transfer_requested(self, message: TransferRequest, now: float) -> list[Action]:
         half, own = self.correspondent, self.own
-        current = half.binding is not None and half.proven == half.binding.current
-        if own is None or half.binding is None or not current or message.sequence != half.last_sequence:
+        if own is None or half.binding is None or not half.answerable or message.sequence != half.last_sequence:
             return [Report(Fact.UNEXPECTED_MESSAGE, "a transfer request that is not about the announced address")]
         return self.transfers.requested(message, own, half.binding, now)
 
     def _requested(self, message: FiltersRequest) -> list[Action]:
         half, pair = self.correspondent, self.pair
-        current = half.binding is not None and half.proven == half.binding.current
-        if pair is None or not current or message.sequence != half.last_sequence:
+        if pair is None or not half.answerable or message.sequence != half.last_sequence:
             return [Report(Fact.UNEXPECTED_MESSAGE, "a filters request that is not about the announced address")]
         return self.follower.requested(message, pair)
 

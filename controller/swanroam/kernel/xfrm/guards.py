@@ -1,13 +1,14 @@
 """The policies that swanroam makes, as pure values. Apply them with `policies.apply_owned`.
 
-Precedence, first asked first: bypasses, charon's policies, allowance of carried inner packets, guards. A packet between
-guarded addresses that none of the first three selects is dropped and never leaves in clear.
+Precedence, first asked first: bypasses, what is withheld, charon's policies, allowance of carried inner packets,
+guards. A packet between guarded addresses that none of them lets pass is dropped and never leaves in clear.
 Source: RFC 4301 section 4.4.1 (ordered SPD, default discard); __xfrm_policy_check and xfrm_lookup in
 net/xfrm/xfrm_policy.c.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Final
 
@@ -38,6 +39,8 @@ ELSEWHERE_PRIORITY: Final = 790_000
 """After charon's, before CARRIED_PRIORITY."""
 KEPT_PRIORITY: Final = 810_000
 """After CARRIED_PRIORITY: what has its mark was protected by the outer packet's ESP."""
+WITHHELD_PRIORITY: Final = 60
+"""After the bypasses, before charon's."""
 BYPASS_PRIORITY: Final = 50
 """Before charon's, whose host policies would otherwise demand ESP of the carrier's outer packet."""
 
@@ -71,6 +74,14 @@ def guard(
         user=OWNER,
     )
     return Policy(selector, direction, Action.BLOCK, GUARD_PRIORITY)
+
+
+def withheld(guarding: Policy) -> Policy:
+    """A guard that stops also what charon's policies would protect. It stands in the place of the guard it is made of.
+
+    What charon's own socket sends passes, and so does ESP of a tunnel-mode SA, whose inner addresses are others.
+    """
+    return replace(guarding, priority=WITHHELD_PRIORITY)
 
 
 def bypass(source: Endpoint, destination: Endpoint, protocol: int, direction: Direction) -> Policy:
