@@ -280,7 +280,8 @@ class Controller:
         through all peers for each would let one peer slow down the others."""
         machine = peer.machine
         before, peer.standing = peer.standing, (machine.snapshot(), machine.wanted(), peer.protected)
-        return not isinstance(event, MessageReceived) or self._applied is None or peer.standing != before
+        pending = self._applied is None or bool(self.not_journalled)
+        return pending or not isinstance(event, MessageReceived) or peer.standing != before
 
     async def _surroundings(self, peer: Peer, message: Message) -> Surroundings:
         """What has to be known of addresses to judge a message. Raises HostError."""
