@@ -17,15 +17,18 @@ from swanroam.config import PeerSettings, SocketSettings
 from swanroam.daemon.socket_names import OBSTACLES
 from swanroam.daemon.transport import LocalSockets
 from swanroam.kernel.sockets import sockets_on
+from swanroam.protocol.events import EndSockets, ReadUsage, UsageRead
 from swanroam.protocol.host_state import Pair
 from swanroam.protocol.leader import _FOR_GOOD
-from swanroam.protocol.messages import Obstacle, Transport
+from swanroam.protocol.messages import IPAddress, Obstacle, Transport
 from swanroam.protocol.transfer import (
+    FindSockets,
     InspectSockets,
     Key,
     LetGo,
     MoveSockets,
     RebuildSockets,
+    SocketsFound,
     SocketsInspected,
     SocketsLetGo,
     SocketsMoved,
@@ -99,10 +102,20 @@ class Ends:
         assert program.stdout is not None
         return (await asyncio.wait_for(program.stdout.readline(), 10)).decode().strip()
 
-    async def echo(self, text: str) -> None:
+    async def say(self, text: str) -> None:
         assert self.client.stdin is not None
         self.client.stdin.write(f"{text}\n".encode())
+        await self.client.stdin.drain()
+
+    async def echo(self, text: str) -> None:
+        await self.say(text)
         assert await self.said(self.client) == text
+
+    async def users(self, address: IPAddress) -> int:
+        """How many of the leader's sockets keep an address of its."""
+        usage = await self.leader.usage(ReadUsage(address), {P}, own=True)
+        assert isinstance(usage, UsageRead)
+        return usage.sockets
 
     async def pairs(self) -> tuple[set[Pair], set[Pair]]:
         """Where the client's, and the server's, socket stands."""
@@ -167,6 +180,57 @@ def test_a_socket_that_an_earlier_transfer_left_elsewhere_is_taken_on_or_home(*,
         place = C if leader_moves else A
         assert await ends.pairs() == ({Pair(place, P)}, {Pair(P, place)})
         await ends.echo("after")
+
+    with_ends(scenario)
+
+
+@pytest.mark.parametrize("follows", [True, False])
+def test_a_socket_that_the_follower_has_left_alone_is_found_again_when_its_address_returns(*, follows: bool) -> None:
+    """The follower's is at B, the leader's at A, which is the new address now: it stays, and its peer comes."""
+
+    async def scenario(ends: Ends) -> None:
+        await ends.echo("before")
+        await split(ends)
+        await ends.say("while nobody hears it")
+        found = await ends.lead(FindSockets(Pair(B, P), Pair(A, P), frozenset()))
+        assert found == SocketsFound(Pair(B, P), Pair(A, P), (ends.key,), (), frozenset({ends.key}))
+        assert await ends.users(B) == 1
+        looked = await ends.follow(InspectSockets(2, Pair(P, B), Pair(P, A), (ends.mirrored,)))
+        assert looked == SocketsInspected(2, (), ())
+        stopped = await ends.lead(StopSockets(2, Pair(B, P), Pair(A, P), (ends.key,), found.ahead))
+        assert not stopped.kept
+        numbers: tuple[tuple[Key, int], ...] = ()
+        if follows:
+            number = dict(stopped.numbers)[ends.key]
+            moved = await ends.follow(MoveSockets(2, Pair(P, B), Pair(P, A), ((ends.mirrored, number),)))
+            numbers = ((ends.key, dict(moved.numbers)[ends.mirrored]),)
+        rebuilt = await ends.lead(RebuildSockets(2, numbers))
+        assert [key for key, _ in rebuilt.numbers] == [key for key, _ in numbers], rebuilt.kept
+        assert [kept.key for kept in rebuilt.kept] == ([] if follows else [ends.key])
+        doubtful = () if follows else (ends.key,)
+        assert await ends.lead(LetGo(2, Pair(B, P), Pair(A, P), (ends.key,), doubtful=doubtful)) == SocketsLetGo(2)
+        if follows:
+            await ends.follow(LetGo(2, Pair(P, B), Pair(P, A), (ends.mirrored,)))
+            assert await ends.pairs() == ({Pair(A, P)}, {Pair(P, A)})
+            assert await ends.said(ends.client) == "while nobody hears it"
+            await ends.echo("after")
+            async with asyncio.timeout(10):
+                while ip("xfrm policy"):  # to unlock is an order without an answer
+                    await asyncio.sleep(0.01)
+            assert await ends.users(B) == 0
+        else:
+            assert await ends.pairs() == ({Pair(A, P)}, {Pair(P, B)})
+            assert f"src {P}/32 dst {B}/32" in ip("xfrm policy")
+
+    with_ends(scenario)
+
+
+def test_what_keeps_an_address_from_elsewhere_is_ended_with_its_sockets() -> None:
+    async def scenario(ends: Ends) -> None:
+        await split(ends)
+        await ends.leader.end(EndSockets(B), {P})
+        assert await ends.pairs() == (set(), {Pair(P, B)})
+        assert await ends.users(B) == 0
 
     with_ends(scenario)
 

@@ -184,6 +184,37 @@ def test_held_for_too_long_everything_is_let_go_where_it_stands_and_can_be_settl
         assert hosts.resets() == 0
 
 
+def test_what_had_no_number_stays_locked_at_the_new_addresses_when_the_time_is_over() -> None:
+    """The peer's may be there."""
+    with Pair() as hosts:
+        client, ports = hosts.client("threads")
+        mobile = hosts.mobile.mover()
+        (here,), _ = entries(*ports)
+        mobile.stop(1, [here], hold_seconds=1.0)
+        assert mobile.rebuild(1, {}).refusals[0].reason is Reason.NO_NUMBER
+        assert mobile.receive(Expired) == Expired(1, ())
+        assert hosts.mobile.locks() == 1
+        client.goes_on()
+        client.end()
+
+
+def test_what_was_locked_before_at_the_new_addresses_is_so_after_an_attempt_in_vain() -> None:
+    """An earlier transfer was cut short, and the peer's may be there."""
+    with Pair() as hosts:
+        client, ports = hosts.client("threads")
+        mobile = hosts.mobile.mover()
+        (here,), _ = entries(*ports)
+        hosts.steer(NEW)
+        mobile.stop(1, [here], hold_seconds=PATIENCE)
+        mobile.go(1, keep_locks=(0,))
+        mobile.stop(2, [here], hold_seconds=PATIENCE)
+        assert mobile.rebuild(2, {0: 12345}).refusals[0].reason is Reason.CHANGED
+        mobile.go(2)
+        assert hosts.mobile.locks() == 1
+        client.goes_on()
+        client.end()
+
+
 @pytest.mark.parametrize("end", ["close", "quit"])
 @pytest.mark.parametrize("step", ["inspected", "stopped", "rebuilt", "gone"])
 def test_the_daemon_goes_at_every_step(step: str, end: str) -> None:

@@ -22,8 +22,12 @@ def owner(hosts: Pair, program: str, *before: str) -> tuple[Program, int]:
 
 
 @pytest.mark.both
-def test_an_owner_that_waits_in_the_kernel_and_cannot_be_interrupted_is_left_alone() -> None:
-    """The parent of a vfork, which is in state D until its child has ended; as with a dead NFS server."""
+@pytest.mark.parametrize("apart", [False, True])
+def test_an_owner_that_waits_in_the_kernel_and_cannot_be_interrupted_is_left_alone(*, apart: bool) -> None:
+    """The parent of a vfork, which is in state D until its child has ended; as with a dead NFS server.
+
+    `apart`: the peer's socket may be at the new addresses from before, which so stay locked.
+    """
     program = (
         f"{CONNECT}; print(s.getsockname()[1], flush=True); libc = ctypes.CDLL(None)\n"
         "number = {'x86_64': 56, 'aarch64': 220}[os.uname().machine]\n"
@@ -37,10 +41,13 @@ def test_an_owner_that_waits_in_the_kernel_and_cannot_be_interrupted_is_left_alo
         mobile, peer = hosts.movers()
         here, there = entries(port)
         mobile.inspect(here)
+        if apart:
+            mobile.stop(first := mobile.next_transfer(), here, hold_seconds=PATIENCE)
+            mobile.go(first, keep_locks=(0,))
         assert parent.ask("") == "child"
         assert parent.state() == "D"
         assert mobile.stop(mobile.next_transfer(), here, hold_seconds=PATIENCE).refusals[0].reason is Reason.NOT_STOPPED
-        assert hosts.mobile.locks() == 0
+        assert hosts.mobile.locks() == (1 if apart else 0)
         assert parent.ask("") == "b'a line'"
         hosts.steer(NEW)
         hand_over(mobile, peer, here, there)

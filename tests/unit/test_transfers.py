@@ -7,7 +7,7 @@ import pytest
 from swanroam.protocol.binding import Binding
 from swanroam.protocol.host_state import Pair
 from swanroam.protocol.messages import MAX_CONNECTIONS, Obstacle, Transport
-from swanroam.protocol.transfer import FindSockets, LetGo, MoveSockets, RebuildSockets, StopSockets
+from swanroam.protocol.transfer import FindSockets, Key, LetGo, MoveSockets, RebuildSockets, StopSockets
 from unit.driver import A, B, C, D
 from unit.transfer_world import HANDOVER, HOLD, World, key_of_other
 from unit.walks import seeds
@@ -158,6 +158,63 @@ def test_another_move_while_only_the_follower_has_moved_brings_them_together_aga
     assert world.place(key) == (BOTH_OLD if bound else BOTH_NEW)
 
 
+def apart(world: World, *, bound: bool = False) -> list[Key]:
+    """Two connections. The follower's sockets have moved to B, and the leader's have not when A is current again."""
+    keys = world.connect(2)
+    for key in keys if bound else ():
+        world.leader.sockets[key].obstacle = Obstacle.BOUND
+    while not world.follower.orders[MoveSockets]:
+        world.run(0.001)
+    world.loss = 1.0
+    world.leader.start()
+    world.run(HOLD + 0.1)
+    world.move(A)
+    assert [world.place(key) for key in keys] == [(True, False)] * 2
+    return keys
+
+
+@pytest.mark.parametrize("bound", [False, True])
+def test_an_address_that_returns_while_only_the_follower_has_moved_finds_the_connection_again(*, bound: bool) -> None:
+    """The leader's sockets need not move, so that it does not matter that they could not."""
+    world = World(18)
+    keys = apart(world, bound=bound)
+    world.loss = 0.0
+    world.run(5)
+    assert [world.place(key) for key in keys] == [BOTH_NEW] * 2
+    assert not any(socket.locked for socket in world.sockets)
+    assert not world.leader.transfers.tally.kept
+
+
+def test_what_stands_apart_and_the_follower_refuses_to_move_stays_locked_until_it_does() -> None:
+    world = World(19)
+    stays, moves = apart(world)
+    world.follower.sockets[key_of_other(stays)].refuses = True
+    world.loss = 0.0
+    world.run(5)
+    assert (world.place(stays), world.place(moves)) == ((True, False), BOTH_NEW)
+    assert world.leader.sockets[stays].locked
+    world.follower.sockets[key_of_other(stays)].refuses = False
+    world.run(60)
+    assert world.place(stays) == BOTH_NEW
+    assert not world.leader.sockets[stays].locked
+
+
+@pytest.mark.parametrize("returned", [False, True])
+def test_what_stands_apart_and_cannot_be_stopped_here_stays_locked_until_it_can(*, returned: bool) -> None:
+    world = World(20)
+    stays, moves = apart(world)
+    if not returned:
+        world.move(B)
+    world.leader.sockets[stays].refuses = True
+    world.loss = 0.0
+    world.run(5)
+    assert not world.together(stays)
+    assert world.place(moves) == BOTH_NEW
+    world.leader.sockets[stays].refuses = False
+    world.run(60)
+    assert world.place(stays) == BOTH_NEW
+
+
 def test_what_could_not_move_to_one_address_is_looked_at_for_the_next() -> None:
     world = World(13)
     (key,) = world.connect(1)
@@ -288,16 +345,23 @@ def test_random_walk(seed: int) -> None:
     for _ in range(world.random.randint(0, 6)):
         world.run(world.random.uniform(0, 1))
         world.random.choice([world.leader, world.follower]).start()
+        for socket in world.sockets:
+            socket.refuses = world.random.random() < 0.1
         if world.random.random() < 0.3:
-            world.move(world.random.choice([B, C, D]))
+            world.move(world.random.choice([A, B, C, D]))
+            if world.random.random() < 0.5:
+                world.run(world.random.uniform(0, HOLD))
+                world.move(world.random.choice(world.leader.own.deprecated))
     world.run(10)
     world.loss = world.mover_deaths = world.late = world.failed_returns = 0.0
+    for socket in world.sockets:
+        socket.refuses = False
     world.run(120)
     for key in keys:
         assert world.together(key), key
         assert world.place(key) == BOTH_NEW or key in bound, key
+    assert max(socket.longest_stop for socket in world.sockets) <= HOLD + 0.001
     for end in (world.leader, world.follower):
-        assert max(socket.longest_stop for socket in end.sockets.values()) <= HOLD + 0.001
         for _ in range(20):
             if end.held:  # another round is just going on
                 world.run(0.1)

@@ -10,7 +10,7 @@ import heapq
 import itertools
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -59,6 +59,8 @@ class Socket:
     number: int
     obstacle: Obstacle = Obstacle.NONE
     """Why it can't be moved, as is found out beforehand; BOUND shows only when it is tried."""
+    refuses: bool = False
+    """Its program cannot be stopped now, which shows only when it is tried."""
     stopped_since: float | None = None
     locked: set[Pair] = field(default_factory=set)
     longest_stop: float = 0.0
@@ -151,18 +153,20 @@ class End:
     def _do(self, order: Action) -> TransferEvent | None:
         match order:
             case FindSockets(old, new, settled):
-                here = [key for key, socket in self.sockets.items() if socket.pair == old and key not in settled]
+                sockets = [(key, socket) for key, socket in self.sockets.items() if key not in settled]
+                ahead = frozenset(key for key, socket in sockets if socket.pair == new and old in socket.locked)
+                here = [key for key, socket in sockets if socket.pair == old or key in ahead]
                 kept = self._hindered(here)
                 hindered = {entry.key for entry in kept}
-                return SocketsFound(old, new, tuple(key for key in here if key not in hindered), kept)
+                return SocketsFound(old, new, tuple(key for key in here if key not in hindered), kept, ahead)
             case InspectSockets(transfer, old, new, keys, elsewhere):
                 there = [key for key in keys if key in self.sockets and self.sockets[key].pair == new]
                 kept = self._hindered([key for key in keys if key not in there])
                 hindered = {entry.key for entry in kept}
                 kept += self._absent([key for key in keys if key not in there and key not in hindered], old, elsewhere)
                 return SocketsInspected(transfer, kept, tuple((key, self.sockets[key].number) for key in there))
-            case StopSockets(transfer, old, new, keys):
-                return SocketsStopped(transfer, *self._stop(transfer, old, new, keys))
+            case StopSockets(transfer, old, new, keys, ahead):
+                return SocketsStopped(transfer, *self._stop(transfer, old, new, keys, ahead=ahead))
             case RebuildSockets(transfer, numbers):
                 if transfer not in self.held:
                     return TransferFailed(transfer, "it has ended")
@@ -191,22 +195,29 @@ class End:
                 found.append(Kept(key, obstacle))
         return tuple(found)
 
-    def _absent(self, keys: list[Key], old: Pair, elsewhere: tuple[Pair, ...]) -> tuple[Kept, ...]:
+    def _absent(self, keys: Iterable[Key], old: Pair, elsewhere: tuple[Pair, ...]) -> tuple[Kept, ...]:
         """Of those that are here, the ones that are not where they are looked for."""
         return tuple(Kept(key, Obstacle.NOT_FOUND) for key in keys if self.sockets[key].pair not in (old, *elsewhere))
 
     def _stop(
-        self, transfer: int, old: Pair, new: Pair, keys: tuple[Key, ...], elsewhere: tuple[Pair, ...] = ()
+        self,
+        transfer: int,
+        old: Pair,
+        new: Pair,
+        keys: tuple[Key, ...],
+        elsewhere: tuple[Pair, ...] = (),
+        ahead: frozenset[Key] = frozenset(),
     ) -> tuple[tuple[tuple[Key, int], ...], tuple[Kept, ...]]:
         kept = list(self._hindered(keys))
-        hindered = {entry.key for entry in kept}
-        kept += self._absent([key for key in keys if key not in hindered], old, elsewhere)
+        present = set(keys) - {entry.key for entry in kept}
+        kept += self._absent(present - ahead, old, elsewhere) + self._absent(present & ahead, new, ())
+        kept += [Kept(key, Obstacle.OWNER) for key in present if self.sockets[key].refuses]
         hindered = {entry.key for entry in kept}
         stopped = [key for key in keys if key not in hindered]
         self._needs_the_old_address()
         for key in stopped:
             self.sockets[key].stopped_since = self.world.now
-            self.sockets[key].locked |= {self.sockets[key].pair, new}
+            self.sockets[key].locked |= {old if key in ahead else self.sockets[key].pair, new}
         self.held[transfer] = stopped
         self.targets = new
         self.world.after(HOLD, lambda: self._expire(transfer, tell=True))
@@ -217,6 +228,14 @@ class End:
         self._needs_the_old_address()
         for key in list(self.held.get(transfer, ())):
             socket = self.sockets[key]
+            if socket.pair == self.targets:  # it is there already, and only its number was needed
+                self._free(key, doubtful=True)
+                self.held[transfer].remove(key)
+                if key in numbers:
+                    moved.append((key, socket.number))
+                else:
+                    kept.append(Kept(key, Obstacle.CHANGED))
+                continue
             if key not in numbers or socket.obstacle is Obstacle.BOUND:
                 kept.append(Kept(key, Obstacle.CHANGED if key not in numbers else Obstacle.BOUND))
                 if key not in numbers:
@@ -226,6 +245,8 @@ class End:
             if key.transport is Transport.TCP:
                 assert numbers[key] == self.other.sockets[key_of_other(key)].number, "not the peer's number"
             socket.pair = self.targets
+            if self is self.world.leader and key.transport is Transport.TCP:
+                assert self.world.together(key), f"{key}: taken to the new pair, where its peer is not"
             self.world.check()
             moved.append((key, socket.number))
         return tuple(sorted(moved)), tuple(kept)
@@ -295,6 +316,11 @@ class World:
         self.follower = End(self, "follower", correspondent, mobile)
         self.leader.other, self.follower.other = self.follower, self.leader
 
+    @property
+    def sockets(self) -> list[Socket]:
+        """Of both ends."""
+        return [*self.leader.sockets.values(), *self.follower.sockets.values()]
+
     def connect(self, count: int, transport: Transport = Transport.TCP) -> list[Key]:
         """Connections from A; their keys as the leader sees them."""
         keys = []
@@ -345,11 +371,10 @@ class World:
         return at_one_pair(self.leader.sockets[key], self.follower.sockets[key_of_other(key)])
 
     def check(self) -> None:
-        """What holds at every moment."""
+        """What holds at every moment: the ends are at one pair, or each is locked where the other is."""
         for key, ours, theirs in self._connections:
             if at_one_pair(ours, theirs):
                 continue
-            assert self.place(key) != (True, False), f"{key}: the leader's socket is alone at the new pair"
             for one, other in ((ours, theirs), (theirs, ours)):
                 assert mirrored(one.pair) in other.locked, f"{key}: what comes for {one.pair} would get a reset"
 

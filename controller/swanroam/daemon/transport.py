@@ -14,7 +14,7 @@ import structlog
 from swanroam.config import PeerSettings, SocketSettings
 from swanroam.daemon.mover import Mover, MoverError
 from swanroam.daemon.socket_names import TRANSPORTS, kept_of, key_of
-from swanroam.daemon.socket_places import connected, homes_of, sockets_using
+from swanroam.daemon.socket_places import ahead_of, connected, homes_of, sockets_using
 from swanroam.kernel.sockets import (
     CannotDestroy,
     SocketDiagError,
@@ -23,6 +23,7 @@ from swanroam.kernel.sockets import (
     SocketProtocol,
     destroy,
 )
+from swanroam.kernel.xfrm.errors import XfrmError
 from swanroam.protocol.events import EndSockets, ReadUsage, UsageRead
 from swanroam.protocol.host_state import Pair
 from swanroam.protocol.messages import IPAddress, Transport
@@ -90,6 +91,8 @@ class _Held:
     homes: Mapping[Key, Pair]
     """Where each of them stood."""
     new: Pair
+    ahead: frozenset[Key] = frozenset()
+    """But these stand at the new pair. The mover is told that they go home, which it is never asked to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,12 +155,12 @@ class LocalSockets:
         """Counts the sockets between an address (ours if `own`, else the peer's) and the others."""
         try:
             return UsageRead(action.address, len(await sockets_using(action.address, others, own=own)))
-        except SocketDiagError as error:
+        except (SocketDiagError, XfrmError) as error:
             log.warning("sockets_not_read", error=str(error))
             return UsageRead(action.address, 1)  # what can't be ruled out is taken for granted
 
     async def end(self, action: EndSockets, others: Collection[IPAddress]) -> None:
-        """Ends the sockets between an address of ours and the others, with a reset."""
+        """Ends the sockets between an address of ours and the others, with a reset, and what else keeps the address."""
         try:
             using = await sockets_using(action.address, others, own=True)
             for entry in using:
@@ -168,7 +171,7 @@ class LocalSockets:
                 except CannotDestroy as error:
                     await self._end_by_hand([entry for entry in using if entry.connected], error)
                     return
-        except (MoverError, SocketDiagError) as error:
+        except (MoverError, SocketDiagError, XfrmError) as error:
             log.warning("sockets_not_ended", address=str(action.address), error=str(error))
 
     async def _end_by_hand(self, sockets: Sequence[SocketInUse], reason: CannotDestroy) -> None:
@@ -193,9 +196,9 @@ class LocalSockets:
                     return await self._find(order)
                 case InspectSockets():
                     return await self._look(order)
-                case StopSockets(transfer, old, new, keys):
+                case StopSockets(transfer, old, new, keys, ahead):
                     homes = dict.fromkeys(keys, old)
-                    return await self._stop(_Held(self._mover.number(), owner, transfer, keys, homes, new))
+                    return await self._stop(_Held(self._mover.number(), owner, transfer, keys, homes, new, ahead))
                 case RebuildSockets(transfer, numbers):
                     return await self._rebuild(owner, transfer, dict(numbers))
                 case MoveSockets():
@@ -208,7 +211,7 @@ class LocalSockets:
                 case MoveDatagramSockets(old, new):
                     await self._move_datagrams(owner, old, new)
                     return DatagramSocketsMoved(old, new)
-        except (MoverError, SocketDiagError) as error:
+        except (MoverError, SocketDiagError, XfrmError) as error:
             log.warning("transfer_order_failed", order=type(order).__name__, error=str(error))
             if isinstance(order, FindSockets):
                 return SocketsFound(order.old, order.new, (), ())
@@ -236,24 +239,32 @@ class LocalSockets:
     async def _find(self, order: FindSockets) -> SocketsFound:
         sockets = {key_of(entry) for entry in await connected(order.old)} - order.settled
         looked = await self._inspect(dict.fromkeys(sorted(sockets), order.old), order.new)
-        return SocketsFound(order.old, order.new, looked.movable, tuple(looked.kept.values()))
+        ahead = await ahead_of(order.old, order.new) - order.settled - sockets
+        there = await self._ask_about(tuple(sorted(ahead)), self._homeward(order.old, order.new, sorted(ahead)))
+        kept = (*looked.kept.values(), *there.kept.values())
+        return SocketsFound(order.old, order.new, looked.movable + there.movable, kept, ahead)
 
     async def _inspect(self, homes: Mapping[Key, Pair], new: Pair) -> _Inspection:
-        keys = tuple(homes)
+        return await self._ask_about(tuple(homes), self._entries_from(homes, new))
+
+    async def _ask_about(self, keys: tuple[Key, ...], entries: tuple[Entry, ...]) -> _Inspection:
         places: dict[Key, Place] = {}
         owners: dict[Key, tuple[str, ...]] = {}
         kept: dict[Key, Kept] = {}
         for start in range(0, len(keys), AT_ONCE):
             part = keys[start : start + AT_ONCE]
-            entries = self._entries_from({key: homes[key] for key in part}, new)
-            answer = await self._mover.ask(Inspect(self._mover.number(), entries, self._exclusions), Inspected)
+            order = Inspect(self._mover.number(), entries[start : start + AT_ONCE], self._exclusions)
+            answer = await self._mover.ask(order, Inspected)
             places |= {part[index]: place for index, place in answer.found.items()}
             owners |= {part[index]: names for index, names in answer.owners.items()}
             kept |= {entry.key: entry for entry in kept_of(part, answer.refusals, answer.owners)}
         return _Inspection(places, owners, kept, tuple(key for key in keys if key not in kept))
 
     async def _stop(self, held: _Held) -> SocketsStopped:
-        entries = self._entries_from({key: held.homes[key] for key in held.keys}, held.new)
+        onward = self._entries_from({key: held.homes[key] for key in held.keys}, held.new)
+        entries = tuple(
+            entry.reversed if key in held.ahead else entry for key, entry in zip(held.keys, onward, strict=True)
+        )
         self._held[held.owner, held.transfer] = held
         try:
             answer = await self._mover.ask(self._stop_order(held.number, entries), Stopped)
@@ -269,10 +280,14 @@ class LocalSockets:
         held = self._held.get((owner, transfer))
         if held is None:
             raise MoverError(f"transfer {transfer} has ended")
-        by_index = {index: numbers[key] for index, key in enumerate(held.keys) if key in numbers}
-        answer = await self._mover.ask(Rebuild(held.number, by_index), Rebuilt)
-        done = tuple((held.keys[index], 0) for index in answer.done)
-        return SocketsMoved(transfer, done, kept_of(held.keys, answer.refusals))
+        wanted = {index: key for index, key in enumerate(held.keys) if key in numbers}
+        onward = {index: numbers[key] for index, key in wanted.items() if key not in held.ahead}
+        answer = await self._mover.ask(Rebuild(held.number, onward), Rebuilt)
+        # Without a number the mover lets them go where they are: their queues are whole, and TCP itself sends again.
+        there = {index for index in answer.refusals.keys() & wanted.keys() if wanted[index] in held.ahead}
+        done = tuple((held.keys[index], 0) for index in sorted({*answer.done, *there}))
+        refusals = {index: refusal for index, refusal in answer.refusals.items() if index not in there}
+        return SocketsMoved(transfer, done, kept_of(held.keys, refusals))
 
     async def _look(self, order: InspectSockets) -> SocketsInspected:
         transfer, old, new, keys = order.transfer, order.old, order.new, order.keys
@@ -294,7 +309,7 @@ class LocalSockets:
 
     async def _numbers_of(self, keys: tuple[Key, ...], old: Pair, new: Pair) -> dict[Key, int]:
         """Of sockets that stand at the new pair already: an earlier attempt was cut short."""
-        entries = tuple(entry.reversed for entry in self._entries(old, new, keys))
+        entries = self._homeward(old, new, keys)
         number = self._mover.number()
         answer = await self._mover.ask(self._stop_order(number, entries), Stopped)
         every = tuple(range(len(entries)))
@@ -328,7 +343,7 @@ class LocalSockets:
     async def _return(self, order: LetGo, back: Mapping[Key, int]) -> tuple[Kept, ...]:
         """From the new pair, where they run on already, to the old one."""
         keys = tuple(back)
-        entries = tuple(entry.reversed for entry in self._entries(order.old, order.new, keys))
+        entries = self._homeward(order.old, order.new, keys)
         number = self._mover.number()
         stopped = await self._mover.ask(self._stop_order(number, entries), Stopped)
         await self._mover.ask(Rebuild(number, {index: back[key] for index, key in enumerate(keys)}), Rebuilt)
@@ -355,6 +370,10 @@ class LocalSockets:
 
     def _entries(self, old: Pair, new: Pair, keys: Iterable[Key]) -> tuple[Entry, ...]:
         return self._entries_from(dict.fromkeys(keys, old), new)
+
+    def _homeward(self, old: Pair, new: Pair, keys: Iterable[Key]) -> tuple[Entry, ...]:
+        """Of sockets that stand at the new pair."""
+        return tuple(entry.reversed for entry in self._entries(old, new, keys))
 
     def _entries_from(self, homes: Mapping[Key, Pair], new: Pair) -> tuple[Entry, ...]:
         interface = self._interface_of(new.local)

@@ -17,6 +17,8 @@ class Batch:
     old: Pair
     new: Pair
     keys: tuple[Key, ...]
+    ahead: frozenset[Key] = frozenset()
+    """Ours stand at the new pair already, the peer's perhaps not."""
     transfer: int = 0
     alone: set[Key] = field(default_factory=set)
     """The peer has nothing to do for these."""
@@ -30,7 +32,7 @@ class Batch:
     there: dict[Key, int] = field(default_factory=dict)
     """The peer's numbers of sockets that it had moved before: an earlier attempt was cut short."""
     refused: set[Key] = field(default_factory=set)
-    """The peer's are where they were, for certain."""
+    """The peer's are where they were, for certain, and so are ours: at the old pair."""
     expired: bool = False
     """Our programs ran on before they were let go: the round ends with this transfer."""
 
@@ -41,8 +43,9 @@ class Batch:
 
     @property
     def doubtful(self) -> tuple[Key, ...]:
-        """Ours is not at the new pair, and the peer's may be."""
-        return tuple(sorted(set(self.own) - self.alone - self.moved - self.refused))
+        """Ours is not at the new pair, and the peer's may be; or the other way round."""
+        apart = {*self.there, *self.ahead}.intersection(self.keys)  # also if their programs could not be stopped
+        return tuple(sorted((apart | self.own.keys()) - self.alone - self.moved - self.refused))
 
     @property
     def returning(self) -> tuple[Key, ...]:

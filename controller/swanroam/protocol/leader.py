@@ -19,14 +19,16 @@ received, so that the rest can be sent again.
     TRANSFER REQUEST {end} ────────────────────────►  lets its sockets go; those that the leader could not move
                             ◄────────── TRANSFER REPLY {end}                              return to the old pair first
 
-The follower goes first, so this holds always: *a socket of the leader's at the new pair has its peer there.* The
-hosts hold programs for a limited time only; when it is over, a socket stays where it is at that moment. If messages
-are lost the follower's may then be at the new pair and the leader's at the old one, locked against each other:
-nothing flows and nothing is lost. (A leader that has moved its own still tells the end.) The next attempt finds it
-so: it begins anew by what the sockets themselves say, and what is at the new pair already is only asked for its
+The follower goes first, so this holds always: *a socket of the leader's is taken to the new pair only when its peer is
+there.* The hosts hold programs for a limited time only; when it is over, a socket stays where it is at that moment. If
+messages are lost the follower's may then be at the new pair and the leader's at the old one, locked against each
+other: nothing flows and nothing is lost. (A leader that has moved its own still tells the end.) The next attempt finds
+it so: it begins anew by what the sockets themselves say, and what is at the new pair already is only asked for its
 number. So nothing has to be remembered over a crash of either side. When the address has changed once more meanwhile,
-the follower finds its socket at the pair that was the new one, and takes it on from there: the number tells that it
-is the same connection.
+the follower finds its socket at the pair that was the new one, and takes it on from there: the number tells that it is
+the same connection. When it is the leader's own old address that has returned, its socket is at the new pair before
+the follower's. The lock that is left at the other pair tells: so it is named as well, gives its number, stays where it
+is, and the follower's comes.
 
 A *round* goes over all old pairs, in transfers of at most MAX_CONNECTIONS. Rounds are repeated, at growing intervals,
 as long as there are old pairs: what could not move may be able to later.
@@ -170,7 +172,8 @@ class Leader:
         movable = sorted(event.movable)
         size = self._pace.size
         for start in range(0, len(movable), size):
-            self._batches.append(Batch(event.old, event.new, tuple(movable[start : start + size])))
+            keys = tuple(movable[start : start + size])
+            self._batches.append(Batch(event.old, event.new, keys, event.ahead.intersection(keys)))
         return self._next(now)
 
     def stopped(self, event: SocketsStopped, now: float) -> list[Action]:
@@ -257,12 +260,12 @@ class Leader:
             return self._cut(now)
         self._exchange.stop()
         self._phase = Phase.STOPPING
-        return [StopSockets(batch.transfer, batch.old, batch.new, batch.keys)]
+        return [StopSockets(batch.transfer, batch.old, batch.new, batch.keys, batch.ahead.intersection(batch.keys))]
 
     def _followed(self, batch: Batch, said: dict[Key, Connection], now: float) -> list[Action]:
         asked = batch.asked
         batch.theirs |= {key: said[key].number for key in asked if obstacle_of(said, key) is Obstacle.NONE}
-        batch.refused = {key for key in asked if obstacle_of(said, key) in _DEFINITE}
+        batch.refused = {key for key in asked - batch.ahead if obstacle_of(said, key) in _DEFINITE}
         self.tally.keep(batch.old, obstacles(said, asked - batch.theirs.keys()))
         if any(obstacle_of(said, key) is Obstacle.BUSY for key in asked):
             self._pace.cut_short()

@@ -50,7 +50,10 @@ Numbers = tuple[tuple[Key, int], ...]
 
 @dataclass(frozen=True, slots=True)
 class FindSockets:
-    """Which connected sockets does this host have between these addresses, and could they move?"""
+    """Which connected sockets does this host have between these addresses, and could they move?
+
+    Also those at the new pair that are locked at the old one: see SocketsFound.
+    """
 
     old: Pair
     new: Pair
@@ -64,6 +67,8 @@ class SocketsFound:
     new: Pair
     movable: tuple[Key, ...]
     kept: tuple[Kept, ...]
+    ahead: frozenset[Key] = frozenset()
+    """Of both those that stand at the new pair already, locked at the old one, where the peer's may be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +103,8 @@ class StopSockets:
     old: Pair
     new: Pair
     keys: tuple[Key, ...]
+    ahead: frozenset[Key] = frozenset()
+    """Of these, those that stand at the new pair, and stay there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +116,10 @@ class SocketsStopped:
 
 @dataclass(frozen=True, slots=True)
 class RebuildSockets:
-    """Take stopped sockets to the new pair, by the peer's numbers; others stay, the new pair locked for them."""
+    """Take stopped sockets to the new pair, by the peer's numbers; others stay, the new pair locked for them.
+
+    Those that stand there already are let go as they are, the old pair locked.
+    """
 
     transfer: int
     numbers: Numbers

@@ -175,7 +175,8 @@ class Go:
     """Let everything go: after `Stop` alone, unchanged. Ends the transfer.
 
     The addresses where a socket stands now are unlocked. Those that it has left stay locked until the lock expires,
-    `doubt_seconds` from now, for what is still under way must not be answered by a reset.
+    `doubt_seconds` from now, for what is still under way must not be answered by a reset. So do those where it does
+    not stand that were locked before `Stop`: by a transfer that was cut short, and the peer's socket may be there.
     """
 
     transfer: int

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final
 
 from swanroam.kernel.sock_diag import SocketProtocol
-from swanroam.kernel.xfrm.locks import TcpTuple, add_locks, remove_locks
+from swanroam.kernel.xfrm.locks import TcpTuple, add_locks, find_locks, remove_locks
 from swanroam.kernel.xfrm.socket import XfrmSocket
 from swanroam.transport.crew import Crew
 from swanroam.transport.finding import Finder, look_again
@@ -56,6 +56,10 @@ class Transfer:
         self._stopped: set[int] = set()
         self._ended: set[int] = set()
         self._locked: set[TcpTuple] = set()
+        self._before: frozenset[TcpTuple] = frozenset()
+        """Those that an earlier transfer has left locked: the peer's socket may be there."""
+        self._doubted: set[TcpTuple] = set()
+        """As much holds for these, of sockets that are let go already: another transfer may unlock them."""
         self._rebuilt = False
 
     def halt(self) -> None:
@@ -73,7 +77,7 @@ class Transfer:
         try:
             await self._seize()
         except BaseException:
-            await self._end(unlock=self._locked)
+            await self._end(unlock=self._locked - self._before)
             raise
         refusals.update({held.index: held.refusal for held in self._held if held.refusal is not None})
         numbers = {held.index: held.number for held in self._held if held.number is not None and not held.refusal}
@@ -106,9 +110,11 @@ class Transfer:
         slots = self._slots(returning)
         await self._crew.do(Build(slots, Place.OLD, tuple(self._held[slot].peer_number for slot in slots)))
         stays = {
-            _tuple(held.entry, _left(held))
+            left
             for held in self._held
-            if _is_tcp(held) and (held.index in order.keep_locks or held.stage is Stage.BUILT)
+            if _is_tcp(held)
+            for left in [_tuple(held.entry, _left(held))]
+            if held.index in order.keep_locks or held.stage is Stage.BUILT or left in self._before
         }
         for held in self._remaining():
             misplaced = held.place is not (Place.NEW if self._rebuilt and held.index not in back else Place.OLD)
@@ -129,7 +135,7 @@ class Transfer:
             if stays:
                 await add_locks(self._xfrm, stays, self._order.doubt_seconds)
         finally:
-            await self._end(unlock=self._locked - stays)
+            await self._end(unlock=self._locked - stays - self._doubted)
         return Expired(self.number, moved)
 
     async def _seize(self) -> None:
@@ -140,6 +146,7 @@ class Transfer:
         self._crew.start()
         self._locked |= set(_tuples(held.entry for held in self._held))
         if self._locked:
+            self._before = await find_locks(self._xfrm)
             await add_locks(self._xfrm, self._locked, self._order.lock_seconds)
         self._begun()
         self._stop_owners({pid for held in self._held for pid in held.pids})
@@ -194,15 +201,17 @@ class Transfer:
     async def _dismiss(self, unwanted: Sequence[Held], *, doubtful: bool = False) -> None:
         """Let go these, which nothing was done to, and those owners that have no other here. Raises XfrmError.
 
-        `doubtful`: the peer's may have moved, so the new addresses stay locked.
+        `doubtful`: the peer's may have moved, so the new addresses stay locked. So they do if they were before.
         """
         if not unwanted:
             return
         for held in unwanted:
             held.stage = Stage.FREE
-        needed = set(_tuples(held.entry for held in self._remaining()))
-        if doubtful:
-            needed |= {_tuple(held.entry, Place.NEW) for held in unwanted if _is_tcp(held)}
+        there = {_tuple(held.entry, Place.NEW) for held in unwanted if _is_tcp(held)}
+        self._doubted |= there if doubtful else there & self._before
+        if self._doubted:
+            await add_locks(self._xfrm, self._doubted, self._order.doubt_seconds)
+        needed = self._doubted.union(_tuples(held.entry for held in self._remaining()))
         await remove_locks(self._xfrm, self._locked - needed)
         self._locked &= needed
         self._let_owners_go(self._stopped - {pid for held in self._remaining() for pid in held.pids})
