@@ -12,6 +12,7 @@ from itertools import cycle
 import pytest
 
 from lab.addressing import Family
+from lab.connections import connections, sockets
 from lab.host import Host
 from lab.topology import Lab
 from lab.waiting import wait_for
@@ -66,6 +67,36 @@ def test_a_daemon_is_killed_while_sockets_move(lab: Lab) -> None:
             took = time.monotonic() - killed
             print(f"{host.name} killed at its message {number}: all at the new address {took:.1f} s later")
             mix.wait_passing()
+    mix.stop()
+    story.note_descriptors()
+    story.finish()
+
+
+def test_an_address_returns_while_only_the_peer_has_moved_its_sockets(lab: Lab) -> None:
+    """The answer to *move* comes later than programs may be held, and before the next attempt the old address is back.
+
+    So the correspondent's sockets are at the new address, and the mobile host's at the old one, which is where they
+    are to be again. Its daemon is killed, too: nothing but the sockets and locks tells.
+    """
+    story = start(lab)
+    mix = story.traffic(bulk_rate=20_000, udp_rate=0)
+    native = Native(story)
+    lab.router.netem("net-b", delay_ms=1500, direction="down")
+    lab.mobile.move_to("net-b", soft=True, overlap=0.2)
+    moved = "a socket of the correspondent is at the new address"
+    wait_for(
+        lambda: any(socket.remote == lab.mobile.address for socket in sockets(lab.correspondent)), 60, moved, poll=0.05
+    )
+    lab.mobile.kill_controller()
+    found = connections(lab.mobile, lab.correspondent)
+    apart = [connection for connection in found if len(set(connection.addresses)) == 3]
+    assert apart, found
+    lab.router.netem("net-b")
+    lab.mobile.move_to("net-a", soft=True, overlap=0.2)
+    lab.mobile.start_controller(CONFIG)
+    story.wait_ready(lab.mobile)
+    print(f"{len(apart)} of {len(found)} connections stood apart; together again after {native.wait():.1f} s")
+    mix.wait_passing()
     mix.stop()
     story.note_descriptors()
     story.finish()
