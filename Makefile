@@ -4,6 +4,8 @@
 # make programs-full    the lab's file transfers with packaged programs, 500 MB each
 # make connections-full    2,000 connections move together
 # make bench   what a move costs, against MOBIKE and against doing nothing; BENCH_ARGS='--repetitions 1' (half an hour)
+# make mutations    defences are switched off one at a time, and a test has to fail; mutations-lab: those that need the lab
+# make requirements    docs/requirements.md from what the tests and these left
 # make fuzz    the unit tests with a hundred times as much generated input
 # make lint | unit | kernel | lab        one part of it; LAB_ARGS='-k soft' goes to pytest
 # make clean   removes what these made
@@ -25,9 +27,9 @@ installed := .venv/.stamp-installed
 
 export PYTHONPATH := $(CURDIR)/tests:$(CURDIR)/controller
 
-.PHONY: test lint unit kernel lab stories fuzz demo bench programs-full connections-full packages totals clean
+.PHONY: test lint unit kernel lab mutations mutations-lab requirements stories fuzz demo bench programs-full connections-full packages totals clean
 
-test: lint unit kernel lab totals
+test: lint unit kernel mutations lab totals
 
 packages:
 	@PYTHON=$(PYTHON) tests/install-packages
@@ -53,7 +55,19 @@ kernel: $(installed) | packages
 
 lab: $(installed) | packages
 	@mkdir -p $(RESULTS) && rm -f $(RESULTS)/lab.json
-	tests/run-lab --guests $(GUESTS) --summary $(RESULTS)/lab.json --keep $(RESULTS)/artifacts $(LAB_ARGS)
+	tests/run-lab --guests $(GUESTS) --summary $(RESULTS)/lab.json --outcomes $(RESULTS)/lab-outcomes.json --keep $(RESULTS)/artifacts $(LAB_ARGS)
+
+# MUTATIONS='name name' chooses some.
+mutations: $(installed) | packages
+	@mkdir -p $(RESULTS)
+	@$(python) -m mutations.runs native $(RESULTS)/mutations.json $(MUTATIONS)
+
+mutations-lab: $(installed) | packages
+	@mkdir -p $(RESULTS)
+	@tests/run-lab --outcomes $(RESULTS)/mutations-lab.json --exec $(CURDIR)/$(python) -m mutations.runs lab $(MUTATIONS)
+
+requirements: $(installed)
+	@$(python) -m mutations.table $(addprefix $(RESULTS)/,lab-outcomes.json mutations-lab.json mutations.json)
 
 totals:
 	@$(python) -m lab.totals $(RESULTS)/unit.json $(RESULTS)/kernel.json $(RESULTS)/lab.json

@@ -1,0 +1,10 @@
+"""The list: 34 requirements, as they were collected from the RFCs and from what was done to other protocols."""
+
+from mutations.registry import Mutation, Requirement
+from mutations.requirements import freshness, identity
+
+REQUIREMENTS: tuple[Requirement, ...] = (*identity.REQUIREMENTS, *freshness.REQUIREMENTS)
+
+MUTATIONS: dict[str, Mutation] = {
+    mutation.name: mutation for requirement in REQUIREMENTS for mutation in requirement.mutations
+}
