@@ -210,6 +210,18 @@ def test_clear_packets_are_stopped_before_the_carrier_is_changed_and_let_in_afte
 
 
 @pytest.mark.parametrize("version", [4, 6])
+def test_what_stays_clear_inside_is_stopped_while_its_carrier_gets_other_ends(version: int, tmp_path: Path) -> None:
+    a, b, c, peer = addresses(version)
+    kernel = Kernel()
+    for own in (Binding(b, (a,)), Binding(c, (a, b))):
+        kernel.admitting.clear()
+        wanted = host_state(own, Binding(peer), peer_proven=peer, holds=True, crossing=Crossing.DONE)
+        apply_all(kernel, [translated(wanted)], tmp_path)
+        assert not any(any(map(is_clear, policies)) for policies in kernel.admitting)
+        assert any(map(is_clear, kernel.present.values()))
+
+
+@pytest.mark.parametrize("version", [4, 6])
 def test_what_is_as_wanted_is_left_alone(version: int, tmp_path: Path) -> None:
     kernel = Kernel()
     for state in handover(version, ANY_TRAFFIC):
