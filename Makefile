@@ -20,6 +20,7 @@ GUESTS ?= $(shell n=$$(nproc); echo $$((n < 2 ? n : 2)))
 LAB_ARGS ?=
 BENCH_ARGS ?=
 RESULTS := .test-results
+outcomes := lab-outcomes.json stories-outcomes.json mutations-lab.json mutations.json
 
 python := .venv/bin/python
 pytest := $(python) -m pytest -p no:cacheprovider -p lab.shards -q
@@ -67,7 +68,7 @@ mutations-lab: $(installed) | packages
 	@tests/run-lab --outcomes $(RESULTS)/mutations-lab.json --exec $(CURDIR)/$(python) -m mutations.runs lab $(MUTATIONS)
 
 requirements: $(installed)
-	@$(python) -m mutations.table $(addprefix $(RESULTS)/,lab-outcomes.json mutations-lab.json mutations.json)
+	@$(python) -m mutations.table $(addprefix $(RESULTS)/,$(outcomes))
 
 totals:
 	@$(python) -m lab.totals $(RESULTS)/unit.json $(RESULTS)/kernel.json $(RESULTS)/lab.json
@@ -79,7 +80,8 @@ demo: $(installed) | packages
 	@$(python) -m lab.guest --exec $(CURDIR)/$(python) -m lab.demo
 
 stories: $(installed) | packages
-	tests/run-lab --guests $(GUESTS) -m long --keep $(RESULTS)/artifacts $(LAB_ARGS)
+	@mkdir -p $(RESULTS)
+	tests/run-lab --guests $(GUESTS) -m long --outcomes $(RESULTS)/stories-outcomes.json --keep $(RESULTS)/artifacts $(LAB_ARGS)
 
 # A file of that size and its copy are held in a guest's memory.
 programs-full: $(installed) | packages

@@ -18,10 +18,10 @@ KEPT = Path(__file__).with_name("results.json")
 class Outcome(enum.StrEnum):
     """How a test ended; of one with several parameters, what comes first here."""
 
-    BROKEN = "broken"
-    """Something else than an assertion ended it, or it could not run."""
     FAILED = "failed"
     """An assertion did not hold."""
+    BROKEN = "broken"
+    """Something else than an assertion ended it, or it could not run."""
     SKIPPED = "skipped"
     PASSED = "passed"
 

@@ -31,7 +31,7 @@ from mutations.switch import VARIABLE
 
 # The warning is about plugins of pytest's that are imported already, none of which has assertions to be rewritten.
 UNWARNED = ("-W", "ignore::pytest.PytestAssertRewriteWarning")
-ARGUMENTS = (*UNWARNED, "-p", "no:cacheprovider", "-q", "--color=no", "--tb=short", "--timeout=240")
+ARGUMENTS = (*UNWARNED, "-p", "no:cacheprovider", "-q", "--color=no", "--tb=short", "--timeout=300")
 IMPORTED = ("hypothesis.stateful", "pyroute2", "structlog", "vici", "yaml")
 EXAMPLES = "mutated"
 """Profile of hypothesis, see tests/conftest.py."""

@@ -96,6 +96,56 @@ def test_the_switch_reaches_this_process_and_the_programs_that_it_starts(tmp_pat
     assert "there is no mutation of that name" in run("nonsense").stderr
 
 
+ENDINGS = """
+import time, pytest
+
+def test_passes(): pass
+def test_asserts(): assert 1 == 2
+def test_misses_an_error():
+    with pytest.raises(ValueError): pass
+def test_raises(): raise ValueError
+@pytest.mark.timeout(0.1)
+def test_hangs(): time.sleep(60)
+@pytest.fixture
+def broken(): raise ValueError
+def test_cannot_begin(broken): pass
+def test_skips(): pytest.skip()
+@pytest.mark.parametrize("number", range(3))
+def test_asserts_sometimes(number): assert number != 1
+def test_asserts_in_parts(): raise ExceptionGroup("", [AssertionError(), AssertionError()])
+"""
+
+
+def test_only_an_assertion_counts_as_failed(tmp_path: Path) -> None:
+    (tmp_path / "test_endings.py").write_text(ENDINGS, encoding="utf-8")
+    argv = [
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "mutations.plugin",
+        "-p",
+        "no:cacheprovider",
+        "--rootdir",
+        ".",
+        "test_endings.py",
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests"), "SWANROAM_OUTCOMES": "outcomes.json", VARIABLE: ""}
+    subprocess.run([sys.executable, *argv], env=environment, cwd=tmp_path, capture_output=True, check=False)
+    found = read(tmp_path / "outcomes.json").tests
+    assert {name.removeprefix("test_endings.py::test_"): outcome.value for name, outcome in found.items()} == {
+        "passes": "passed",
+        "asserts": "failed",
+        "misses_an_error": "failed",
+        "raises": "broken",
+        "hangs": "broken",
+        "cannot_begin": "broken",
+        "skips": "skipped",
+        "asserts_sometimes": "failed",
+        "asserts_in_parts": "failed",
+    }
+
+
 def test_swanroam_knows_nothing_of_mutations() -> None:
     for path in CONTROLLER.rglob("*.py"):
         assert "mutation" not in path.read_text(encoding="utf-8").lower(), path

@@ -55,9 +55,25 @@ REQUIREMENTS = (
         tests=(
             *at(CLONES, "test_inbound_clone_differs_in_its_destination_only"),
             *at(CLONES, "test_widened_source_accepts_any_address_and_nothing_else_more"),
-            *at(ESP, "test_widened_association_accepts_a_second_source"),
+            *at(
+                ESP,
+                "test_no_packet_arrives_a_second_time_at_the_address_of_a_copy",
+                "test_widened_association_accepts_a_second_source",
+            ),
         ),
         mutations=(
+            Mutation(
+                "copied-sa-forgets-its-window",
+                "the copy of an SA for another address begins with an empty replay window",
+                (
+                    Edit(
+                        "kernel.xfrm.states:clone_inbound",
+                        "return replace(association, daddr=daddr,",
+                        "return replace(association, replay=type(association.replay)(), daddr=daddr,",
+                    ),
+                ),
+                at(ESP, "test_no_packet_arrives_a_second_time_at_the_address_of_a_copy"),
+            ),
             Mutation(
                 "widened-sa-forgets-its-window",
                 "an SA that is to accept another source begins with an empty replay window",
@@ -74,7 +90,8 @@ REQUIREMENTS = (
         state=State.PARTLY,
         remark="Met by method renegotiate (other keys) and for the correspondent of method migrate (one SA, one "
         "window). On the mobile host of method migrate the copy has a window of its own from then on: what comes later "
-        "is taken once by each of the two. No test replays such a packet.",
+        "is taken once by each of the two. TCP and UDP drop it then, because their checksum covers the address; a "
+        "control message is recognised (SEC-07).",
     ),
     Requirement(
         number=20,
