@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from lab.analysis import Observation
+from lab.analysis import Kind, Observation, repeated
 from lab.capture import Capture
 from lab.host import Host
 from lab.ike_config import CONTROL
@@ -248,6 +248,12 @@ class Story:
         """No packet between two hosts of the lab was in clear, at any point of its path."""
         self.capture.stop()
         assert not [seen for seen in self.capture.clear_packets() if not unguarded(seen)]
+
+    def assert_no_number_twice(self) -> None:
+        """No sequence number of ESP was used twice with one SPI, whatever moved or copied its SA. After `finish`."""
+        packets = self.capture.packets()
+        assert any(seen.kind is Kind.ESP for seen in packets), "the capture is not of everything"
+        assert not repeated(packets)
 
     def assert_nothing_left(self) -> None:
         """Kernel, processes and descriptors are those of a host that was always at its present address."""
