@@ -8,6 +8,7 @@ environment: PYTHONPATH begins with `mutations/site` while the switch is thrown,
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 from mutations.registry import Mutation
@@ -29,11 +30,12 @@ def wanted() -> Mutation | None:
     return MUTATIONS[name]
 
 
-def throw() -> Mutation | None:
-    """Apply it to this process and to those that it starts. Raises LookupError, MutationError."""
+def throw() -> None:
+    """Apply what is wanted to this process and to those that it starts. Raises LookupError, MutationError."""
     mutation = wanted()
     if mutation is not None:
         mutation.apply()
+        if PATHS[0] not in sys.path:
+            sys.path.insert(0, PATHS[0])  # some tests hand on this
         others = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path and path not in PATHS]
         os.environ["PYTHONPATH"] = os.pathsep.join([*PATHS, *others])
-    return mutation
