@@ -7,6 +7,7 @@ CORRESPONDENT = "unit/test_correspondent.py"
 MOBILE = "unit/test_mobile.py"
 JOURNAL = "unit/test_journal.py"
 CONTROLLER = "unit/test_controller.py"
+UNPROVEN = "unit/test_unproven_peer.py"
 
 REQUIREMENTS = (
     Requirement(
@@ -41,14 +42,17 @@ REQUIREMENTS = (
     ),
     Requirement(
         number=8,
-        title="stale acknowledgment",
-        text="An acknowledgment of the move before does nothing once another one has begun.",
+        title="stale answers",
+        text="An acknowledgment, or another answer, to the move before does nothing once another one has begun.",
         sources="RFC 4555 §3.5",
-        where=("protocol/announcer.py",),
-        tests=at(
-            MOBILE,
-            "test_acknowledgment_of_an_overtaken_move_is_ignored",
-            "test_acknowledgment_by_somebody_who_never_saw_the_change_is_ignored",
+        where=("protocol/announcer.py", "protocol/peer.py"),
+        tests=(
+            *at(
+                MOBILE,
+                "test_acknowledgment_of_an_overtaken_move_is_ignored",
+                "test_acknowledgment_by_somebody_who_never_saw_the_change_is_ignored",
+            ),
+            *at(UNPROVEN, "test_a_reply_about_filters_of_an_overtaken_move_moves_nothing"),
         ),
         mutations=(
             Mutation(
@@ -75,17 +79,30 @@ REQUIREMENTS = (
                 ),
                 at(MOBILE, "test_acknowledgment_by_somebody_who_never_saw_the_change_is_ignored"),
             ),
+            Mutation(
+                "late-reply-moves-filters",
+                "method migrate: the answer to a request of an overtaken move counts for the present one",
+                (
+                    Edit(
+                        "protocol.peer:PeerMachine._replied",
+                        "if message.sequence != self.mobile.sequence:",
+                        "if False:",
+                    ),
+                ),
+                at(UNPROVEN, "test_a_reply_about_filters_of_an_overtaken_move_moves_nothing"),
+            ),
         ),
     ),
     Requirement(
         number=9,
         title="order of changes",
-        text="A change with a lower sequence than the last is answered and not carried out.",
+        text="A change with a lower sequence than the last, and what belongs to one, is not carried out.",
         sources="RFC 4555 §3.5; RFC 6275 §9.5.1",
         where=("protocol/correspondent.py",),
         tests=(
             *at(CORRESPONDENT, "test_older_or_contradicting_change_is_stale"),
             *at("unit/test_simulation.py", "test_move_through_a_bad_network"),
+            *at(UNPROVEN, "test_sockets_move_between_the_announced_addresses_only"),
         ),
         mutations=(
             Mutation(
@@ -99,6 +116,18 @@ REQUIREMENTS = (
                     ),
                 ),
                 at(CORRESPONDENT, "test_older_or_contradicting_change_is_stale"),
+            ),
+            Mutation(
+                "overtaken-request-moves-sockets",
+                "sockets are moved for a request that belongs to an earlier change",
+                (
+                    Edit(
+                        "protocol.peer:PeerMachine._transfer_requested",
+                        "or message.sequence != half.last_sequence",
+                        "",
+                    ),
+                ),
+                at(UNPROVEN, "test_sockets_move_between_the_announced_addresses_only"),
             ),
         ),
     ),

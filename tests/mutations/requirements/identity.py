@@ -228,14 +228,22 @@ REQUIREMENTS = (
     Requirement(
         number=6,
         title="no widening",
-        text="A move does not enlarge what any policy or SA selects: protocols, ports, prefixes.",
+        text="A move does not enlarge what any policy or SA selects: protocols, ports, prefixes. Sockets move between "
+        "the addresses of the two hosts that share them, to the current ones, and nowhere else.",
         sources="RFC 4301 §4.4.1; RFC 4555 §5.2",
-        where=("ike/expectations.py", "ike/definitions.py", "kernel/xfrm/states.py", "ike/readback.py"),
+        where=(
+            "ike/expectations.py",
+            "ike/definitions.py",
+            "kernel/xfrm/states.py",
+            "ike/readback.py",
+            "protocol/transfers.py",
+        ),
         tests=(
             *at("unit/test_expectations.py", "test_shortcomings_are_named"),
             *at("unit/test_definitions.py", "test_clone_is_bound_to_its_addresses_and_starts_nothing_by_itself"),
             *at("unit/test_xfrm_clones.py", "test_widened_source_accepts_any_address_and_nothing_else_more"),
             *at("unit/test_readback.py", "test_protocol_and_port_of_a_policy_count"),
+            *at("unit/test_unproven_peer.py", "test_sockets_move_between_the_announced_addresses_only"),
             *at("scenarios/test_ike_renegotiate.py", "test_kernel_holds_what_is_expected_of_new_associations"),
         ),
         mutations=(
@@ -262,6 +270,18 @@ REQUIREMENTS = (
                     ),
                 ),
                 at("unit/test_xfrm_clones.py", "test_widened_source_accepts_any_address_and_nothing_else_more"),
+            ),
+            Mutation(
+                "sockets-move-anywhere",
+                "a peer may name any addresses from which and to which sockets move",
+                (
+                    Edit(
+                        "protocol.transfers:Transfers.requested",
+                        "if new != Pair(own.current, peer.current) or",
+                        "if False and",
+                    ),
+                ),
+                at("unit/test_unproven_peer.py", "test_sockets_move_between_the_announced_addresses_only"),
             ),
         ),
     ),

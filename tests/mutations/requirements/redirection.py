@@ -5,6 +5,7 @@ from mutations.registry import Mutation, Requirement, State, at
 
 CORRESPONDENT = "unit/test_correspondent.py"
 HOST_STATE = "unit/test_host_state.py"
+UNPROVEN = "unit/test_unproven_peer.py"
 INGRESS = "kernel/test_ingress.py"
 SETTINGS = "unit/test_carrier_settings.py"
 
@@ -27,6 +28,12 @@ REQUIREMENTS = (
                 "test_return_after_the_proof_must_be_proven_again",
             ),
             *at(HOST_STATE, "test_data_stays_on_the_proven_address_and_control_goes_to_the_announced_one"),
+            *at(
+                UNPROVEN,
+                "test_no_socket_moves_to_an_address_that_is_not_proven",
+                "test_no_filters_move_to_an_address_that_is_not_proven",
+                "test_a_host_that_moves_leads_no_socket_to_a_peer_that_is_not_proven",
+            ),
         ),
         mutations=(
             Mutation(
@@ -82,6 +89,42 @@ REQUIREMENTS = (
                     ),
                 ),
                 at(CORRESPONDENT, "test_registration_elsewhere_must_be_proven"),
+            ),
+            Mutation(
+                "sockets-move-to-the-unproven-address",
+                "the peer may ask for sockets to be moved before it has proven where they go",
+                (
+                    Edit(
+                        "protocol.peer:PeerMachine._transfer_requested",
+                        "current = half.binding is not None and half.proven == half.binding.current",
+                        "current = True",
+                    ),
+                ),
+                at(UNPROVEN, "test_no_socket_moves_to_an_address_that_is_not_proven"),
+            ),
+            Mutation(
+                "filters-move-to-the-unproven-address",
+                "method migrate: the peer may ask for filters to be moved before it has proven where they go",
+                (
+                    Edit(
+                        "protocol.peer:PeerMachine._requested",
+                        "current = half.binding is not None and half.proven == half.binding.current",
+                        "current = True",
+                    ),
+                ),
+                at(UNPROVEN, "test_no_filters_move_to_an_address_that_is_not_proven"),
+            ),
+            Mutation(
+                "sockets-are-led-to-the-unproven-peer",
+                "a host that moves takes its sockets to the peer's address before that is proven",
+                (
+                    Edit(
+                        "protocol.peer:PeerMachine._transferred",
+                        "proven = half.binding is None or half.proven == half.binding.current",
+                        "proven = True",
+                    ),
+                ),
+                at(UNPROVEN, "test_a_host_that_moves_leads_no_socket_to_a_peer_that_is_not_proven"),
             ),
         ),
     ),
