@@ -241,6 +241,18 @@ def test_a_peer_does_not_get_an_address_that_another_peer_has(tmp_path: Path) ->
     on_stage(tmp_path, story, peer=f"moves: peer\n  - identity: {OTHER}\n    connection: other")
 
 
+def test_a_peer_does_not_get_an_address_of_this_host(tmp_path: Path) -> None:
+    async def story(stage: Stage) -> None:
+        stage.controller.own_addresses = frozenset({A, Q})
+        stage.associated((A, P))
+        stage.change(1, P)
+        stage.change(2, Q, P)
+        await stage.until(lambda: len(answers(stage)) == 2)
+        assert [answer.verdict for answer in answers(stage)] == [Verdict.ACCEPTED, Verdict.IN_USE]
+
+    on_stage(tmp_path, story)
+
+
 @pytest.mark.parametrize("years", [-10, 10])
 def test_setting_the_clock_changes_no_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, years: int) -> None:
     async def story(stage: Stage) -> None:

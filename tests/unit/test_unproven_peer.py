@@ -19,7 +19,9 @@ from swanroam.protocol.messages import (
     FiltersReply,
     FiltersRequest,
     Method,
+    Obstacle,
     Stage,
+    TransferReply,
     TransferRequest,
     TransferStage,
     Transport,
@@ -91,6 +93,15 @@ def test_sockets_move_between_the_announced_addresses_only(request_: TransferReq
     host, challenged = proving()
     host.receive(path_response(challenged))
     assert facts(host.receive(request_)) == [Fact.UNEXPECTED_MESSAGE]
+
+
+@pytest.mark.parametrize("stage", [TransferStage.MOVE, TransferStage.END])
+def test_no_socket_moves_that_was_not_asked_about_before(stage: TransferStage):
+    host, challenged = proving()
+    host.receive(path_response(challenged))
+    actions = host.receive(replace(PREPARE, stage=stage))
+    assert only(sent(actions, TransferReply)).connections[0].obstacle is Obstacle.BUSY
+    assert len(actions) == 1
 
 
 def test_no_filters_move_to_an_address_that_is_not_proven():
