@@ -98,11 +98,15 @@ REQUIREMENTS = (
         title="order of changes",
         text="A change with a lower sequence than the last, and what belongs to one, is not carried out.",
         sources="RFC 4555 §3.5; RFC 6275 §9.5.1",
-        where=("protocol/correspondent.py",),
+        where=("protocol/correspondent.py", "protocol/peer.py", "protocol/follower.py"),
         tests=(
             *at(CORRESPONDENT, "test_older_or_contradicting_change_is_stale"),
             *at("unit/test_simulation.py", "test_move_through_a_bad_network"),
-            *at(UNPROVEN, "test_sockets_move_between_the_announced_addresses_only"),
+            *at(
+                UNPROVEN,
+                "test_sockets_move_between_the_announced_addresses_only",
+                "test_no_socket_moves_that_was_not_asked_about_before",
+            ),
         ),
         mutations=(
             Mutation(
@@ -128,6 +132,18 @@ REQUIREMENTS = (
                     ),
                 ),
                 at(UNPROVEN, "test_sockets_move_between_the_announced_addresses_only"),
+            ),
+            Mutation(
+                "sockets-move-without-preparation",
+                "a transfer may begin with its second step",
+                (
+                    Edit(
+                        "protocol.follower:Follower.requested",
+                        "if message.stage is not TransferStage.PREPARE:",
+                        "if False:",
+                    ),
+                ),
+                at(UNPROVEN, "test_no_socket_moves_that_was_not_asked_about_before"),
             ),
         ),
     ),

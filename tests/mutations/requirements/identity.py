@@ -62,7 +62,7 @@ REQUIREMENTS = (
         text="The new address is one that the configuration lets this peer move to and that hosts elsewhere reach: not "
         "loopback, multicast, link-local, reserved, and none of ours.",
         sources="RFC 4555 §3.5, §4.1.1; RFC 6890",
-        where=("protocol/authorisation.py",),
+        where=("protocol/authorisation.py", "daemon/controller.py"),
         tests=(
             *at(
                 AUTHORISATION,
@@ -73,6 +73,7 @@ REQUIREMENTS = (
                 "test_a_move_keeps_its_address_family",
             ),
             *at(CORRESPONDENT, "test_refusal_changes_nothing_but_tells_why"),
+            *at("unit/test_controller.py", "test_a_peer_does_not_get_an_address_of_this_host"),
         ),
         mutations=(
             Mutation(
@@ -98,6 +99,12 @@ REQUIREMENTS = (
                 "a peer may move to an address of this host",
                 (Edit("protocol.authorisation:authorise", "in surroundings.own:", "in ():"),),
                 at(AUTHORISATION, "test_nobody_moves_to_an_address_that_is_taken"),
+            ),
+            Mutation(
+                "own-addresses-are-not-known",
+                "the machine of a peer is not told which addresses this host has",
+                (Edit("daemon.controller:Controller._process", "own=self.own_addresses,", "own=frozenset(),"),),
+                at("unit/test_controller.py", "test_a_peer_does_not_get_an_address_of_this_host"),
             ),
         ),
     ),

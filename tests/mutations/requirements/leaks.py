@@ -19,6 +19,7 @@ REQUIREMENTS = (
         sources="RFC 4301 §4.4.1, §5.1",
         where=(
             "protocol/host_state.py",
+            "daemon/charon.py",
             "daemon/translation.py",
             "daemon/host.py",
             "kernel/xfrm/guards.py",
@@ -26,6 +27,7 @@ REQUIREMENTS = (
         ),
         tests=(
             *at(TRANSLATION, BOTH_WAYS),
+            *at("unit/test_protected_traffic.py", "test_what_was_protected_once_stays_guarded"),
             *at(HOST_STATE, "test_no_constellation_loops_or_leaves_a_pair_unguarded"),
             *at(
                 ORDER,
@@ -70,6 +72,12 @@ REQUIREMENTS = (
                     ),
                 ),
                 at(HOST_STATE, "test_no_constellation_loops_or_leaves_a_pair_unguarded"),
+            ),
+            Mutation(
+                "guards-go-with-the-child-sa",
+                "what a CHILD_SA protected is not guarded any more when charon has it no more",
+                (Edit("daemon.charon:CharonWatch._learn", "else protected | peer.protected", "else protected"),),
+                at("unit/test_protected_traffic.py", "test_what_was_protected_once_stays_guarded"),
             ),
             Mutation(
                 "guards-do-not-block",

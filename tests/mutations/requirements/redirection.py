@@ -27,7 +27,11 @@ REQUIREMENTS = (
                 "test_second_move_before_the_proof_leaves_data_where_it_is",
                 "test_return_after_the_proof_must_be_proven_again",
             ),
-            *at(HOST_STATE, "test_data_stays_on_the_proven_address_and_control_goes_to_the_announced_one"),
+            *at(
+                HOST_STATE,
+                "test_data_stays_on_the_proven_address_and_control_goes_to_the_announced_one",
+                "test_nothing_is_clear_inside_a_carrier_to_an_address_that_is_not_proven",
+            ),
             *at(
                 UNPROVEN,
                 "test_no_socket_moves_to_an_address_that_is_not_proven",
@@ -113,6 +117,18 @@ REQUIREMENTS = (
                     ),
                 ),
                 at(UNPROVEN, "test_no_filters_move_to_an_address_that_is_not_proven"),
+            ),
+            Mutation(
+                "clear-packets-to-the-unproven-address",
+                "method migrate: packets may be clear inside the carrier though its other end is not proven",
+                (
+                    Edit(
+                        "protocol.host_state:host_state",
+                        "crossing if peer_proven == peer.current else Crossing.NONE",
+                        "crossing",
+                    ),
+                ),
+                at(HOST_STATE, "test_nothing_is_clear_inside_a_carrier_to_an_address_that_is_not_proven"),
             ),
             Mutation(
                 "sockets-are-led-to-the-unproven-peer",
