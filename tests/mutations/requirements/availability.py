@@ -8,6 +8,8 @@ MOBILE = "unit/test_mobile.py"
 MESSAGES = "unit/test_messages.py"
 MALFORMED = "test_malformed_datagrams_are_named_and_dropped"
 CHANNEL = "unit/test_control_channel.py"
+TRANSFERS = "unit/test_transfer_messages.py"
+MALFORMED_TRANSFERS = "test_malformed_transfers_are_named_and_dropped"
 LOCKS = "kernel/test_xfrm_locks.py"
 CONNECTION = "kernel/test_transport_connection.py"
 MOVER = "kernel/test_mover.py"
@@ -233,6 +235,7 @@ REQUIREMENTS = (
                 "test_no_damage_to_a_message_raises_anything_but_a_message_error",
             ),
             *at(CHANNEL, "test_what_is_no_message_is_counted_by_its_reason"),
+            *at(TRANSFERS, MALFORMED_TRANSFERS, "test_no_damage_raises_anything_but_a_message_error"),
             *at("unit/test_xfrm_codec.py", "test_arbitrary_octets_are_a_value_or_a_decode_error"),
             *at("unit/test_vici.py", "test_no_bytes_make_the_decoder_raise_anything_but_its_own_error"),
             *at("scenarios/test_bad_input.py", "test_datagrams_that_are_no_messages_are_counted_and_dropped"),
@@ -255,6 +258,27 @@ REQUIREMENTS = (
                 "a datagram may be as long as UDP allows",
                 (Edit(FIELDS, "if len(datagram) > MAX_DATAGRAM:", "if False:"),),
                 at(CHANNEL, "test_what_is_no_message_is_counted_by_its_reason"),
+            ),
+            Mutation(
+                "transfers-of-two-families",
+                "a transfer may lead from IPv4 to IPv6",
+                (Edit("protocol.codec:decode", "(*old, *new)}) > 1:", "(*old, *new)}) > 2:"),),
+                at(TRANSFERS, MALFORMED_TRANSFERS),
+            ),
+            Mutation(
+                "connections-may-be-doubled",
+                "a transfer may name a connection twice",
+                (Edit("protocol.codec:_connections", "entry in found}) != len(found):", "entry in found}) < 0:"),),
+                at(TRANSFERS, MALFORMED_TRANSFERS),
+            ),
+            Mutation(
+                "any-number-of-connections",
+                "a transfer may name as many connections as fit in, with ports of 0",
+                (
+                    Edit("protocol.codec:_connections", "or count > MAX_CONNECTIONS", ""),
+                    Edit("protocol.codec:_connections", "or not port or not remote_port", ""),
+                ),
+                at(TRANSFERS, MALFORMED_TRANSFERS),
             ),
             Mutation(
                 "reasons-may-paint",

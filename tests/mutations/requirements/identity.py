@@ -6,6 +6,7 @@ from mutations.registry import Mutation, Requirement, State, at
 AUTHORISATION = "unit/test_authorisation.py"
 CORRESPONDENT = "unit/test_correspondent.py"
 SENDERS = "unit/test_senders.py"
+PREFIX_FIRST = "test_the_prefix_is_guarded_before_it_is_used_and_all_guards_go_last"
 
 REQUIREMENTS = (
     Requirement(
@@ -196,10 +197,17 @@ REQUIREMENTS = (
         text="The same bytes in clear, over the SA of another identity or to an outer address are dropped before they "
         "are parsed; without an SA nothing is sent.",
         sources="RFC 4555 §5.1",
-        where=("kernel/xfrm/guards.py", "kernel/inner.py", "daemon/control_channel.py", "daemon/run.py"),
+        where=(
+            "kernel/xfrm/guards.py",
+            "kernel/inner.py",
+            "daemon/control_channel.py",
+            "daemon/run.py",
+            "daemon/host.py",
+        ),
         tests=(
             *at("kernel/test_xfrm_guards.py", "test_prefix_is_neither_reached_nor_believed_in_clear"),
             *at("unit/test_xfrm_guards.py", "test_prefix_guard_blocks_both_ways_in_all_directions"),
+            *at("unit/test_host_order.py", PREFIX_FIRST),
             *at("unit/test_control_channel.py", "test_what_comes_from_another_port_is_no_controllers"),
             *at(SENDERS, "test_only_what_the_owner_of_the_inner_address_sends_reaches_its_machine"),
             *at("kernel/test_inner.py", "test_without_a_policy_nothing_leaves", "test_without_an_sa_nothing_leaves"),
@@ -211,6 +219,18 @@ REQUIREMENTS = (
                 "packets of the inner prefix are accepted and sent without IPsec",
                 (Edit("kernel.xfrm.guards:prefix_guard", "for direction in (", "for direction in () and ("),),
                 at("kernel/test_xfrm_guards.py", "test_prefix_is_neither_reached_nor_believed_in_clear"),
+            ),
+            Mutation(
+                "inner-prefix-is-used-before-its-guard",
+                "at the start the inner addresses come before the guard of their prefix",
+                (
+                    Edit(
+                        "daemon.host:LocalHost.__aenter__",
+                        "            await apply_owned(self._xfrm, _effective(found, prefix_guard(control.prefix)))\n",
+                        "",
+                    ),
+                ),
+                at("unit/test_host_order.py", PREFIX_FIRST),
             ),
             Mutation(
                 "any-port-is-the-controllers",

@@ -9,6 +9,9 @@ POLICIES = "kernel/test_xfrm_policies.py"
 GUARDS = "kernel/test_xfrm_guards.py"
 ORDER = "unit/test_host_order.py"
 HOST_STATE = "unit/test_host_state.py"
+WATCH = "unit/test_charon_watch.py"
+CARRIER_CHILD = "test_without_a_child_that_protects_the_carrier_nothing_is_migrated"
+CLEAR_GUARDS = "            await clear_owned(self._xfrm)\n            await self._inner.clear()\n"
 
 REQUIREMENTS = (
     Requirement(
@@ -27,10 +30,16 @@ REQUIREMENTS = (
         ),
         tests=(
             *at(TRANSLATION, BOTH_WAYS),
-            *at("unit/test_protected_traffic.py", "test_what_was_protected_once_stays_guarded"),
+            *at(
+                WATCH,
+                "test_what_was_protected_once_stays_guarded",
+                "test_filters_stand_when_each_child_is_there_and_the_kernel_has_it",
+            ),
+            *at("unit/test_migrate_refusals.py", CARRIER_CHILD),
             *at(HOST_STATE, "test_no_constellation_loops_or_leaves_a_pair_unguarded"),
             *at(
                 ORDER,
+                "test_the_prefix_is_guarded_before_it_is_used_and_all_guards_go_last",
                 "test_clear_packets_are_stopped_before_the_carrier_is_changed_and_let_in_afterwards",
                 "test_what_stays_clear_inside_is_stopped_while_its_carrier_gets_other_ends",
                 "test_from_any_state_to_any_other_and_after_a_failure_at_any_step",
@@ -77,7 +86,31 @@ REQUIREMENTS = (
                 "guards-go-with-the-child-sa",
                 "what a CHILD_SA protected is not guarded any more when charon has it no more",
                 (Edit("daemon.charon:CharonWatch._learn", "else protected | peer.protected", "else protected"),),
-                at("unit/test_protected_traffic.py", "test_what_was_protected_once_stays_guarded"),
+                at(WATCH, "test_what_was_protected_once_stays_guarded"),
+            ),
+            Mutation(
+                "filters-stand-without-the-kernel",
+                "what charon says counts, though the kernel does not have it",
+                (Edit("daemon.charon:CharonWatch._association", "complete = intact and all(", "complete = all("),),
+                at(WATCH, "test_filters_stand_when_each_child_is_there_and_the_kernel_has_it"),
+            ),
+            Mutation(
+                "carrier-need-not-be-protected",
+                "method migrate is used where no CHILD_SA protects the carrier",
+                (
+                    Edit(
+                        "ike.migrate:Migrate.move",
+                        "if present and not any(map(_protects_carrier, present)):",
+                        "if False:",
+                    ),
+                ),
+                at("unit/test_migrate_refusals.py", CARRIER_CHILD),
+            ),
+            Mutation(
+                "guards-go-first",
+                "when everything of swanroam's is taken away, guards go before what they guard",
+                (Edit("daemon.host:LocalHost.clear", "            await self._inner.clear()\n", CLEAR_GUARDS),),
+                at(ORDER, "test_the_prefix_is_guarded_before_it_is_used_and_all_guards_go_last"),
             ),
             Mutation(
                 "guards-do-not-block",
