@@ -138,7 +138,7 @@ REQUIREMENTS = (
             ),
             Mutation(
                 "no-guards-on-the-wire",
-                "the same as no-guards, seen by the capture while charon restarts",
+                "the same as no-guards, seen by the capture while charon is down",
                 (Edit("daemon.translation:kernel_state", "for pair in state.guarded:", "for pair in ():"),),
                 at("scenarios/test_restart.py", "test_a_charon_that_comes_back_is_worked_with_again"),
             ),
@@ -210,6 +210,7 @@ REQUIREMENTS = (
             *at(TRANSLATION, BOTH_WAYS),
             *at(GUARDS, "test_guard_drops_clear_packets_that_come_in"),
             *at("kernel/test_carrier.py", "test_a_narrow_path_is_no_black_hole"),
+            *at("unit/test_control_channel.py", "test_an_icmp_error_is_counted_and_what_comes_after_it_is_read"),
         ),
         mutations=(
             Mutation(
@@ -218,9 +219,22 @@ REQUIREMENTS = (
                 (Edit("daemon.translation:_guards", "Direction.IN", "Direction.OUT"),),
                 at(TRANSLATION, BOTH_WAYS),
             ),
+            Mutation(
+                "icmp-error-ends-the-reading",
+                "the control channel is not read on after an ICMP error",
+                (
+                    Edit(
+                        "daemon.control_channel:ControlChannel._readable",
+                        "                continue\n            if sender[1]",
+                        "                return\n            if sender[1]",
+                    ),
+                ),
+                at("unit/test_control_channel.py", "test_an_icmp_error_is_counted_and_what_comes_after_it_is_read"),
+            ),
         ),
         state=State.PARTLY,
-        remark="Nothing in swanroam acts on ICMP errors, and guards stop them in clear like everything else that the "
-        "CHILD_SAs protect. No test sends one; where CHILD_SAs protect single protocols, ICMP is not guarded.",
+        remark="Nothing in swanroam acts on ICMP errors, it counts them at most; guards stop them in clear like all "
+        "that the CHILD_SAs protect. No test sends one; where CHILD_SAs protect single protocols, ICMP is not "
+        "guarded.",
     ),
 )
