@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from lab.analysis import Kind, repeated
 from lab.capture import Capture
 from lab.host import Host
 from lab.ike_config import CONTROL
@@ -245,6 +246,12 @@ class Story:
         """No packet between two hosts of the lab was in clear, at any point of its path."""
         self.capture.stop()
         assert not self.capture.clear_packets()
+
+    def assert_no_number_twice(self) -> None:
+        """No sequence number of ESP was used twice with one SPI, whatever moved or copied its SA. After `finish`."""
+        packets = self.capture.packets()
+        assert any(seen.kind is Kind.ESP for seen in packets), "the capture is not of everything"
+        assert not repeated(packets)
 
     def assert_nothing_left(self) -> None:
         """Kernel, processes and descriptors are those of a host that was always at its present address."""
