@@ -427,8 +427,9 @@ def test_a_message_that_changes_nothing_costs_nothing_of_the_other_peers(
         stage.associated((A, T), peer=second)
         await stage.until(lambda: stage.peer.machine.managed and second.machine.associations)
         asked: list[str] = []
-        monkeypatch.setattr(second.machine, "snapshot", lambda: asked.append("snapshot"))
-        monkeypatch.setattr(second.machine, "wanted", lambda: asked.append("wanted"))
+        snapshot, wanted = second.machine.snapshot, second.machine.wanted
+        monkeypatch.setattr(second.machine, "snapshot", lambda: asked.append("snapshot") or snapshot())
+        monkeypatch.setattr(second.machine, "wanted", lambda: asked.append("wanted") or wanted())
         for _ in range(50):
             stage.change(0, P)
         await stage.until(lambda: stage.peer.machine.correspondent.refusals[Ground.STALE] == 50)

@@ -16,6 +16,7 @@ from swanroam.daemon.run import _Daemon
 from swanroam.ike.associations import ChildSa, ChildState, Endpoint, IkeSa, IkeState, Mode
 from swanroam.ike.selectors import TrafficSelector
 from swanroam.ike.vici import ViciClient
+from swanroam.protocol.codec import encode
 from swanroam.protocol.events import MessageReceived
 from swanroam.protocol.messages import HANDOVER_SIZE, NONCE_SIZE, PathResponse
 from unit.fake_host import ITS, A, FakeHost, P, Stage, configuration
@@ -89,11 +90,11 @@ def test_an_inner_address_that_two_identities_have_is_nobodys(tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     ("claimed_by", "dropped"),
-    [(ITS, {}), (OTHER, {"unproven_sender": 1}), (None, {"unproven_sender": 1})],
+    [(ITS, ""), (OTHER, "unproven_sender"), (None, "unproven_sender")],
     ids=["its own", "another's", "nobody's"],
 )
 def test_only_what_the_owner_of_the_inner_address_sends_reaches_its_machine(
-    tmp_path: Path, claimed_by: str | None, dropped: dict[str, int]
+    tmp_path: Path, claimed_by: str | None, dropped: str
 ) -> None:
     async def run() -> None:
         config = configuration(tmp_path)
@@ -106,12 +107,11 @@ def test_only_what_the_owner_of_the_inner_address_sends_reaches_its_machine(
         await daemon._watch.read()
         heard = []
         daemon._controller.submit = lambda peer, event: heard.append((peer.settings.identity, event))  # type: ignore[method-assign]
-        daemon._received(its, MESSAGE)
-        assert dict(daemon._channel.dropped) == dropped
+        datagram, port = encode(MESSAGE), config.control.port
+        assert daemon._channel._take(datagram, str(its), port) == dropped
         assert heard == ([] if dropped else [(ITS, MessageReceived(MESSAGE))])
 
-        daemon._received(IPv6Address("fd53::9"), MESSAGE)
-        assert daemon._channel.dropped["unknown_sender"] == 1
+        assert daemon._channel._take(datagram, "fd53::9", port) == "unknown_sender"
         assert len(heard) == (not dropped)
 
     asyncio.run(run())
