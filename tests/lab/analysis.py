@@ -194,20 +194,3 @@ def reused_nonces(observations: Iterable[Observation]) -> list[tuple[Observation
 def counts(observations: Iterable[Observation]) -> Counter[Kind]:
     """How many packets of each kind."""
     return Counter(observation.kind for observation in observations)
-
-
-def repeated(observations: Iterable[Observation]) -> list[Observation]:
-    """ESP packets with an SPI and sequence number that an earlier one had: with one key a nonce used twice.
-
-    Source: RFC 4303 §3.3.3, RFC 4106 §10. SPIs are random, so that two SAs with one are copies of each other.
-    """
-    seen: set[bytes] = set()
-    found = []
-    for observation in observations:
-        if observation.kind not in (Kind.ESP, Kind.ESP_IN_IPIP) or observation.packet.inner.fragment_offset:
-            continue
-        number = observation.packet.payload[:8]
-        if number in seen:
-            found.append(observation)
-        seen.add(number)
-    return found

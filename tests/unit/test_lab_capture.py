@@ -169,19 +169,8 @@ def test_a_nonce_that_is_used_for_two_contents_is_found() -> None:
         carried = ipv4(MOBILE_NEW, PEER, 4, second)
         assert reused_nonces(observed(first, carried)), "inside the carrier as well"
     assert not reused_nonces(observed(first, ipv4(MOBILE_NEW, PEER, 4, first)))
-
-
-def test_a_sequence_number_that_is_used_twice_is_found_wherever_it_goes() -> None:
-    other = struct.pack("!II", 0xC0FFEE01, 8) + bytes(60)
-    other_sa = struct.pack("!II", 0xC0FFEE02, 7) + bytes(60)
-    fine = [ipv4(MOBILE, PEER, 50, esp) for esp in (ESP, other, other_sa)]
-    assert not analysis.repeated(observed(*fine))
-    for again in (
-        ipv4(MOBILE, PEER, 50, ESP),
-        ipv4(MOBILE_NEW, PEER, 50, ESP),
-        ipv4(MOBILE_NEW, PEER, 4, ipv4(MOBILE, PEER, 50, ESP)),
-    ):
-        assert [seen.packet for seen in analysis.repeated(observed(*fine, again))] == [observed(again)[0].packet]
+    elsewhere = ipv4(MOBILE_NEW, PEER, 50, struct.pack("!II", 0xC0FFEE01, 7) + other + b"moved with its SA")
+    assert reused_nonces(observed(first, elsewhere)), "whatever address it comes from"
 
 
 def cooked_v2(device: int, kind: int, packet: bytes) -> bytes:
