@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from mutations.patches import Edit, Setting
+from mutations.patches import Edit, MutationError, Setting
 
 
 class State(enum.Enum):
@@ -33,7 +33,10 @@ class Mutation:
             patch.apply()
 
     def check(self) -> None:
-        """Raises MutationError when a patch does not fit the program any more."""
+        """Raises MutationError when a patch does not fit the program any more, or undoes another one."""
+        functions = [patch.where for patch in self.patches if isinstance(patch, Edit)]
+        if len(set(functions)) != len(functions):
+            raise MutationError(f"{self.name}: of two edits of one function only the last counts; make one of them")
         for patch in self.patches:
             if isinstance(patch, Edit):
                 patch.code()

@@ -11,6 +11,7 @@ import pytest
 
 from mutations.nodes import ROOT, needs_lab
 from mutations.patches import Edit, MutationError, Setting
+from mutations.registry import Mutation
 from mutations.requirements import MUTATIONS, REQUIREMENTS
 from mutations.results import KEPT, Outcome, read
 from mutations.switch import PATHS, VARIABLE
@@ -76,6 +77,15 @@ def test_the_table_is_what_the_list_and_the_last_results_say() -> None:
 def test_what_is_not_there_cannot_be_changed(edit: Edit | Setting) -> None:
     with pytest.raises(MutationError):
         edit.apply()
+
+
+def test_two_edits_of_one_function_are_refused() -> None:
+    edits = [
+        Edit("protocol.authorisation:_taken", f"if address in {which}:", "if False:") for which in ("own", "others")
+    ]
+    Mutation("one", "", (edits[0],), ()).check()
+    with pytest.raises(MutationError, match="only the last counts"):
+        Mutation("both", "", tuple(edits), ()).check()
 
 
 def test_the_switch_reaches_this_process_and_the_programs_that_it_starts(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """The list: 34 requirements, as they were collected from the RFCs and from what was done to other protocols."""
 
 from mutations.registry import Mutation, Requirement
-from mutations.requirements import availability, freshness, identity, keys, leaks, redirection
+from mutations.requirements import availability, floods, freshness, identity, keys, leaks, redirection
 
 REQUIREMENTS: tuple[Requirement, ...] = (
     *identity.REQUIREMENTS,
@@ -9,6 +9,7 @@ REQUIREMENTS: tuple[Requirement, ...] = (
     *redirection.REQUIREMENTS,
     *keys.REQUIREMENTS,
     *leaks.REQUIREMENTS,
+    *floods.REQUIREMENTS,
     *availability.REQUIREMENTS,
 )
 

@@ -1,9 +1,8 @@
-"""Floods, forced moves, downgrades, malformed input, and what becomes of the connections themselves."""
+"""Forced moves, downgrades, malformed input, and what becomes of the connections themselves."""
 
 from mutations.patches import Edit
 from mutations.registry import Mutation, Requirement, State, at
 
-CORRESPONDENT = "unit/test_correspondent.py"
 MOBILE = "unit/test_mobile.py"
 MESSAGES = "unit/test_messages.py"
 MALFORMED = "test_malformed_datagrams_are_named_and_dropped"
@@ -17,71 +16,6 @@ CHOICE = "unit/test_address_choice.py"
 FIELDS = "protocol.codec:_Fields.__init__"
 
 REQUIREMENTS = (
-    Requirement(
-        number=26,
-        title="flood of valid changes",
-        text="An identity changes its addresses three times a second in the long run, names eight old ones at most, "
-        "and has programs stopped for a tenth of the time.",
-        sources="RFC 6275 §12; RFC 8046 §6.2.2",
-        where=("protocol/correspondent.py", "protocol/allowance.py", "protocol/codec.py"),
-        tests=(
-            *at(
-                CORRESPONDENT,
-                "test_flood_of_changes_is_limited_without_touching_the_binding",
-                "test_refused_changes_are_limited_too",
-            ),
-            *at(
-                "unit/test_allowance.py",
-                "test_what_is_used_up_comes_back_by_its_share",
-                "test_a_peer_that_never_leaves_off_has_its_share_and_no_more",
-            ),
-            *at(MESSAGES, MALFORMED),
-        ),
-        mutations=(
-            Mutation(
-                "no-rate-limit",
-                "every new sequence is looked at",
-                (Edit("protocol.correspondent:_Bucket.take", "if self.tokens < 1:", "if False:"),),
-                at(CORRESPONDENT, "test_flood_of_changes_is_limited_without_touching_the_binding"),
-            ),
-            Mutation(
-                "programs-are-stopped-without-limit",
-                "how long programs were stopped for a peer is not counted",
-                (Edit("protocol.allowance:Allowance.is_used_up", "return self._left <= 0", "return False"),),
-                at("unit/test_allowance.py", "test_a_peer_that_never_leaves_off_has_its_share_and_no_more"),
-            ),
-            Mutation(
-                "any-number-of-old-addresses",
-                "a change may name as many old addresses as fit in",
-                (Edit("protocol.codec:_Fields.addresses", "if len(values) > MAX_DEPRECATED:", "if False:"),),
-                at(MESSAGES, MALFORMED),
-            ),
-        ),
-        remark="No test measures what a flood by one peer does to the moves of others.",
-    ),
-    Requirement(
-        number=27,
-        title="flood of invalid messages",
-        text="What is no message costs a look and a counter; the daemon goes on with other work meanwhile.",
-        sources="RFC 6275 §15.4.5",
-        where=("daemon/control_channel.py", "protocol/codec.py"),
-        tests=at(
-            CHANNEL,
-            "test_a_flood_does_not_keep_the_loop_from_other_work",
-            "test_what_is_no_message_is_counted_by_its_reason",
-        ),
-        mutations=(
-            Mutation(
-                "flood-keeps-the-loop",
-                "the control channel is read until it is empty",
-                (Edit("daemon.control_channel:ControlChannel._readable", "in range(64):", "in iter(int, 1):"),),
-                at(CHANNEL, "test_a_flood_does_not_keep_the_loop_from_other_work"),
-            ),
-        ),
-        state=State.PARTLY,
-        remark="Well-formed messages that fit nothing (old sequences, path responses to no challenge) are answered or "
-        "dropped, but an authenticated peer can fill the log with them, a line for each.",
-    ),
     Requirement(
         number=28,
         title="forged local triggers",
@@ -237,6 +171,11 @@ REQUIREMENTS = (
             *at(CHANNEL, "test_what_is_no_message_is_counted_by_its_reason"),
             *at(TRANSFERS, MALFORMED_TRANSFERS, "test_no_damage_raises_anything_but_a_message_error"),
             *at("unit/test_xfrm_codec.py", "test_arbitrary_octets_are_a_value_or_a_decode_error"),
+            *at(
+                "unit/test_fuzz.py",
+                "test_what_is_in_the_corpus_does_not_fail",
+                "test_random_input_does_not_fail",
+            ),
             *at("unit/test_vici.py", "test_no_bytes_make_the_decoder_raise_anything_but_its_own_error"),
             *at("scenarios/test_bad_input.py", "test_datagrams_that_are_no_messages_are_counted_and_dropped"),
         ),
@@ -273,11 +212,14 @@ REQUIREMENTS = (
             ),
             Mutation(
                 "any-number-of-connections",
-                "a transfer may name as many connections as fit in, with ports of 0",
-                (
-                    Edit("protocol.codec:_connections", "or count > MAX_CONNECTIONS", ""),
-                    Edit("protocol.codec:_connections", "or not port or not remote_port", ""),
-                ),
+                "a transfer may name as many connections as fit in",
+                (Edit("protocol.codec:_connections", "or count > MAX_CONNECTIONS", ""),),
+                at(TRANSFERS, MALFORMED_TRANSFERS),
+            ),
+            Mutation(
+                "connections-without-ports",
+                "a transfer may name connections with ports of 0",
+                (Edit("protocol.codec:_connections", "or not port or not remote_port", ""),),
                 at(TRANSFERS, MALFORMED_TRANSFERS),
             ),
             Mutation(

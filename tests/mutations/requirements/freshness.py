@@ -31,8 +31,8 @@ REQUIREMENTS = (
                 (
                     Edit(
                         "protocol.correspondent:Correspondent.changed",
-                        "if known is not None and",
-                        "if False and known is not None and",
+                        "if repeated and not self.fallen_back:",
+                        "if False:",
                     ),
                 ),
                 at(CORRESPONDENT, "test_repeated_change_is_answered_the_same_and_does_nothing"),
@@ -114,8 +114,8 @@ REQUIREMENTS = (
                 "a change with an old sequence is carried out",
                 (
                     Edit(
-                        "protocol.correspondent:Correspondent.changed",
-                        "if message.sequence <= self.last_sequence:",
+                        "protocol.correspondent:Correspondent._limits",
+                        "if message.sequence <= self.last_sequence and not repeated:",
                         "if False:",
                     ),
                 ),
@@ -221,7 +221,16 @@ REQUIREMENTS = (
         text="Setting the clock by years ends or prolongs nothing.",
         sources="RFC 4225 §3.1.3",
         where=("daemon/controller.py", "daemon/addresses.py"),
-        tests=at(CONTROLLER, "test_setting_the_clock_changes_no_deadline"),
+        tests=(
+            *at(CONTROLLER, "test_setting_the_clock_changes_no_deadline"),
+            *at(
+                "kernel/test_xfrm_locks_clock.py",
+                "test_a_clock_set_forward_ends_no_lock_that_is_older_than_a_second",
+                "test_a_clock_set_forward_in_the_first_second_ends_a_lock_with_it",
+                "test_a_clock_set_back_leaves_a_lock_until_it_is_removed",
+            ),
+            *at("scenarios/test_hard_conditions.py", "test_the_clock_jumps_ten_years_during_moves"),
+        ),
         mutations=(
             Mutation(
                 "deadlines-by-the-wall-clock",
@@ -237,6 +246,7 @@ REQUIREMENTS = (
             ),
         ),
         state=State.PARTLY,
-        remark="The kernel itself ends locks of moving connections by the wall clock (kernel/xfrm/locks.py).",
+        remark="The kernel itself counts the age of locks by the wall clock: set forward in the first second of a "
+        "lock, it ends it; set back, the lock stays until it is removed (kernel/xfrm/locks.py).",
     ),
 )

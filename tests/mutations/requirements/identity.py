@@ -6,6 +6,7 @@ from mutations.registry import Mutation, Requirement, State, at
 AUTHORISATION = "unit/test_authorisation.py"
 CORRESPONDENT = "unit/test_correspondent.py"
 SENDERS = "unit/test_senders.py"
+RECEPTION = "unit/test_reception.py"
 PREFIX_FIRST = "test_the_prefix_is_guarded_before_it_is_used_and_all_guards_go_last"
 
 REQUIREMENTS = (
@@ -15,12 +16,12 @@ REQUIREMENTS = (
         text="A change from X to Y is taken only from the identity that has X, by an SA or by its last binding; who "
         "sent a message is what charon says, not what the message says.",
         sources="RFC 4555 §5.2; RFC 6275 §15.1, §15.3",
-        where=("protocol/authorisation.py", "daemon/charon.py", "daemon/run.py"),
+        where=("protocol/authorisation.py", "daemon/charon.py", "daemon/reception.py"),
         tests=(
             *at(AUTHORISATION, "test_nobody_takes_the_connections_of_an_address_that_is_not_his"),
             *at(
                 CORRESPONDENT,
-                "test_refusal_changes_nothing_but_tells_why",
+                "test_refusal_changes_nothing_but_tells_why_and_is_counted",
                 "test_released_address_is_nobodys_to_claim",
             ),
             *at(
@@ -29,6 +30,7 @@ REQUIREMENTS = (
                 "test_an_inner_address_that_two_identities_have_is_nobodys",
                 "test_only_what_the_owner_of_the_inner_address_sends_reaches_its_machine",
             ),
+            *at(RECEPTION, "test_only_the_identity_that_charon_names_speaks_from_an_inner_address"),
         ),
         mutations=(
             Mutation(
@@ -48,12 +50,15 @@ REQUIREMENTS = (
                 "the inner address alone tells who sends, whatever charon says about it",
                 (
                     Edit(
-                        "daemon.run:_Daemon._received",
-                        "elif self._watch.owner(sender) != peer.settings.identity:",
-                        "elif False:",
+                        "daemon.reception:Reception.admit",
+                        "if self._owner(sender) != peer.settings.identity:",
+                        "if False:",
                     ),
                 ),
-                at(SENDERS, "test_only_what_the_owner_of_the_inner_address_sends_reaches_its_machine"),
+                (
+                    *at(SENDERS, "test_only_what_the_owner_of_the_inner_address_sends_reaches_its_machine"),
+                    *at(RECEPTION, "test_only_the_identity_that_charon_names_speaks_from_an_inner_address"),
+                ),
             ),
         ),
     ),
@@ -69,11 +74,14 @@ REQUIREMENTS = (
                 AUTHORISATION,
                 "test_addresses_that_reach_nobody_are_refused",
                 "test_moves_stay_in_the_allowed_prefixes",
+                "test_an_ike_sa_is_no_permission_to_move_where_policy_does_not_allow",
+                "test_a_link_local_address_is_allowed_only_where_it_is_configured",
+                "test_nobody_moves_into_the_prefix_of_inner_addresses",
                 "test_nobody_moves_to_an_address_that_is_taken",
                 "test_an_identity_that_may_not_move_may_still_say_where_it_is",
                 "test_a_move_keeps_its_address_family",
             ),
-            *at(CORRESPONDENT, "test_refusal_changes_nothing_but_tells_why"),
+            *at(CORRESPONDENT, "test_refusal_changes_nothing_but_tells_why_and_is_counted"),
             *at("unit/test_controller.py", "test_a_peer_does_not_get_an_address_of_this_host"),
         ),
         mutations=(
@@ -86,25 +94,53 @@ REQUIREMENTS = (
             Mutation(
                 "any-prefix-is-allowed",
                 "`allow` is not looked at",
-                (Edit("protocol.authorisation:authorise", "if policy.allowed and", "if False and"),),
+                (Edit("protocol.authorisation:_not_permitted", "if policy.allowed and", "if False and"),),
                 at(AUTHORISATION, "test_moves_stay_in_the_allowed_prefixes"),
             ),
             Mutation(
                 "anybody-may-move",
                 "`moves` is not looked at",
-                (Edit("protocol.authorisation:authorise", "if not policy.may_move:", "if False:"),),
+                (Edit("protocol.authorisation:_not_permitted", "if not policy.may_move:", "if False:"),),
                 at(AUTHORISATION, "test_an_identity_that_may_not_move_may_still_say_where_it_is"),
+            ),
+            Mutation(
+                "ike-sa-is-permission",
+                "where charon has an IKE_SA with the peer, it may move to whatever `moves` and `allow` say",
+                (
+                    Edit(
+                        "protocol.authorisation:authorise",
+                        "registers = binding is None and not change.deprecated and change.current",
+                        "registers = change.current",
+                    ),
+                ),
+                at(AUTHORISATION, "test_an_ike_sa_is_no_permission_to_move_where_policy_does_not_allow"),
+            ),
+            Mutation(
+                "inner-prefix-may-be-moved-to",
+                "a peer may move to an inner address",
+                (
+                    Edit(
+                        "protocol.authorisation:_unsuitable", "if surroundings.control is not None and", "if False and"
+                    ),
+                ),
+                at(AUTHORISATION, "test_nobody_moves_into_the_prefix_of_inner_addresses"),
             ),
             Mutation(
                 "own-address-may-be-taken",
                 "a peer may move to an address of this host",
-                (Edit("protocol.authorisation:authorise", "in surroundings.own:", "in ():"),),
+                (Edit("protocol.authorisation:_taken", "if address in own:", "if False:"),),
                 at(AUTHORISATION, "test_nobody_moves_to_an_address_that_is_taken"),
             ),
             Mutation(
                 "own-addresses-are-not-known",
                 "the machine of a peer is not told which addresses this host has",
-                (Edit("daemon.controller:Controller._process", "own=self.own_addresses,", "own=frozenset(),"),),
+                (
+                    Edit(
+                        "daemon.controller:Controller._surroundings",
+                        "return Surroundings(frozenset(own),",
+                        "return Surroundings(frozenset(),",
+                    ),
+                ),
                 at("unit/test_controller.py", "test_a_peer_does_not_get_an_address_of_this_host"),
             ),
         ),
@@ -112,26 +148,54 @@ REQUIREMENTS = (
     Requirement(
         number=3,
         title="address of another peer",
-        text="Nobody moves to an address that another peer has; that peer's traffic and policies stay as they are.",
+        text="Nobody moves to an address that another peer has; that peer's traffic and policies stay as they are. Who "
+        "only claims an address keeps nobody away from it: the first to prove it has it.",
         sources="RFC 4225 §3.1.1",
-        where=("protocol/authorisation.py", "daemon/controller.py"),
+        where=("protocol/authorisation.py", "protocol/correspondent.py", "daemon/controller.py"),
         tests=(
-            *at(AUTHORISATION, "test_nobody_moves_to_an_address_that_is_taken"),
-            *at(CORRESPONDENT, "test_refusal_changes_nothing_but_tells_why"),
+            *at(
+                AUTHORISATION,
+                "test_nobody_moves_to_an_address_that_is_taken",
+                "test_a_registration_takes_no_address_of_a_registered_peer_not_even_with_an_ike_sa_there",
+            ),
+            *at(
+                CORRESPONDENT,
+                "test_refusal_changes_nothing_but_tells_why_and_is_counted",
+                "test_an_unproven_address_keeps_nobody_else_away",
+                "test_of_two_peers_that_claim_one_address_the_first_to_prove_it_has_it",
+            ),
             *at("unit/test_controller.py", "test_a_peer_does_not_get_an_address_that_another_peer_has"),
         ),
         mutations=(
             Mutation(
                 "peers-address-may-be-taken",
                 "the check for other peers' addresses is left out",
-                (Edit("protocol.authorisation:authorise", "in surroundings.others:", "in ():"),),
+                (Edit("protocol.authorisation:_taken", "if address in others:", "if False:"),),
                 at(AUTHORISATION, "test_nobody_moves_to_an_address_that_is_taken"),
             ),
             Mutation(
                 "peers-do-not-know-each-other",
                 "the machine of a peer is not told which addresses other peers have",
-                (Edit("daemon.controller:Controller._process", "if other is not peer)", "if False)"),),
+                (Edit("daemon.controller:Controller._surroundings", "if other is not peer]", "if False]"),),
                 at("unit/test_controller.py", "test_a_peer_does_not_get_an_address_that_another_peer_has"),
+            ),
+            Mutation(
+                "claimed-address-is-kept",
+                "an address that a peer has not proven is taken for its own",
+                (Edit("protocol.correspondent:Correspondent.claimed", " - self._doubtful", ""),),
+                at(CORRESPONDENT, "test_an_unproven_address_keeps_nobody_else_away"),
+            ),
+            Mutation(
+                "address-is-proven-twice",
+                "a peer may prove an address that another one has proven since it was claimed",
+                (
+                    Edit(
+                        "protocol.correspondent:Correspondent.path_response",
+                        "if self.binding.current in surroundings.registered:",
+                        "if False:",
+                    ),
+                ),
+                at(CORRESPONDENT, "test_of_two_peers_that_claim_one_address_the_first_to_prove_it_has_it"),
             ),
         ),
     ),
@@ -148,16 +212,17 @@ REQUIREMENTS = (
             "test_address_that_was_proven_and_released_gets_nothing_more",
             "test_lingering_guard_waits_for_the_end_of_the_ike_sa",
             "test_released_address_stays_guarded_while_sockets_use_it",
+            "test_an_identity_whose_old_addresses_are_all_in_use_here_moves_no_further",
         ),
         mutations=(
             Mutation(
                 "released-address-stays-owned",
-                "an address that was once in the binding counts as owned for ever",
+                "an address that was in the binding counts as owned while sockets use it",
                 (
                     Edit(
                         "protocol.correspondent:Correspondent.changed",
-                        "owned |= set(self.binding.addresses)",
-                        "owned |= {*self.binding.addresses, *self._lingering, *message.deprecated}",
+                        "{association.pair.remote for association in associations}",
+                        "{*(association.pair.remote for association in associations), *self._lingering}",
                     ),
                 ),
                 at(CORRESPONDENT, "test_released_address_is_nobodys_to_claim"),
@@ -201,14 +266,18 @@ REQUIREMENTS = (
             "kernel/xfrm/guards.py",
             "kernel/inner.py",
             "daemon/control_channel.py",
-            "daemon/run.py",
+            "daemon/reception.py",
             "daemon/host.py",
         ),
         tests=(
             *at("kernel/test_xfrm_guards.py", "test_prefix_is_neither_reached_nor_believed_in_clear"),
             *at("unit/test_xfrm_guards.py", "test_prefix_guard_blocks_both_ways_in_all_directions"),
             *at("unit/test_host_order.py", PREFIX_FIRST),
-            *at("unit/test_control_channel.py", "test_what_comes_from_another_port_is_no_controllers"),
+            *at(
+                "unit/test_control_channel.py",
+                "test_what_comes_from_another_port_is_no_controllers",
+                "test_who_is_not_admitted_is_not_even_read",
+            ),
             *at(SENDERS, "test_only_what_the_owner_of_the_inner_address_sends_reaches_its_machine"),
             *at("kernel/test_inner.py", "test_without_a_policy_nothing_leaves", "test_without_an_sa_nothing_leaves"),
             *at("scenarios/test_bad_input.py", "test_datagrams_that_are_no_messages_are_counted_and_dropped"),
@@ -237,12 +306,24 @@ REQUIREMENTS = (
                 "datagrams from any port of an inner address are read",
                 (
                     Edit(
-                        "daemon.control_channel:ControlChannel._readable",
-                        "if sender[1] != self._port:",
+                        "daemon.control_channel:ControlChannel._take",
+                        "if port != self._port:",
                         "if False:",
                     ),
                 ),
                 at("unit/test_control_channel.py", "test_what_comes_from_another_port_is_no_controllers"),
+            ),
+            Mutation(
+                "read-before-admitted",
+                "whoever sends, the datagram is taken apart",
+                (
+                    Edit(
+                        "daemon.control_channel:ControlChannel._take",
+                        "if reason := self._admit(address):",
+                        "if reason := '':",
+                    ),
+                ),
+                at("unit/test_control_channel.py", "test_who_is_not_admitted_is_not_even_read"),
             ),
             Mutation(
                 "inner-prefix-has-no-rule",

@@ -8,6 +8,8 @@ HOST_STATE = "unit/test_host_state.py"
 UNPROVEN = "unit/test_unproven_peer.py"
 INGRESS = "kernel/test_ingress.py"
 SETTINGS = "unit/test_carrier_settings.py"
+TRANSLATION = "unit/test_translation.py"
+GUARDS = "kernel/test_xfrm_guards.py"
 
 REQUIREMENTS = (
     Requirement(
@@ -23,9 +25,10 @@ REQUIREMENTS = (
                 "test_whole_move",
                 "test_registration_elsewhere_must_be_proven",
                 "test_nothing_but_the_challenge_proves",
-                "test_challenge_is_good_for_a_limited_time",
+                "test_without_proof_in_time_the_last_proven_address_is_current_again",
                 "test_second_move_before_the_proof_leaves_data_where_it_is",
                 "test_return_after_the_proof_must_be_proven_again",
+                "test_ike_begins_nothing_at_an_unproven_address",
             ),
             *at(
                 HOST_STATE,
@@ -62,12 +65,12 @@ REQUIREMENTS = (
                         "",
                     ),
                     Edit(
-                        "protocol.correspondent:Correspondent.advance",
-                        "if self._challenge is not None and now >= self._challenge_ends:",
-                        "if False:",
+                        "protocol.correspondent:Correspondent.expire",
+                        "if self._challenge is None or now < self._challenge_ends:",
+                        "if True:",
                     ),
                 ),
-                at(CORRESPONDENT, "test_challenge_is_good_for_a_limited_time"),
+                at(CORRESPONDENT, "test_without_proof_in_time_the_last_proven_address_is_current_again"),
             ),
             Mutation(
                 "response-proves-another-address",
@@ -88,8 +91,8 @@ REQUIREMENTS = (
                 (
                     Edit(
                         "protocol.correspondent:Correspondent._accept",
-                        "if before is None and after.current in owned:",
-                        "if True:",
+                        "if self.proven not in after.addresses:\n            self.proven = None",
+                        "if True:\n            self.proven = after.current",
                     ),
                 ),
                 at(CORRESPONDENT, "test_registration_elsewhere_must_be_proven"),
@@ -100,8 +103,8 @@ REQUIREMENTS = (
                 (
                     Edit(
                         "protocol.peer:PeerMachine._transfer_requested",
-                        "current = half.binding is not None and half.proven == half.binding.current",
-                        "current = True",
+                        "or not half.answerable or",
+                        "or",
                     ),
                 ),
                 at(UNPROVEN, "test_no_socket_moves_to_an_address_that_is_not_proven"),
@@ -112,8 +115,8 @@ REQUIREMENTS = (
                 (
                     Edit(
                         "protocol.peer:PeerMachine._requested",
-                        "current = half.binding is not None and half.proven == half.binding.current",
-                        "current = True",
+                        "or not half.answerable or",
+                        "or",
                     ),
                 ),
                 at(UNPROVEN, "test_no_filters_move_to_an_address_that_is_not_proven"),
@@ -136,8 +139,8 @@ REQUIREMENTS = (
                 (
                     Edit(
                         "protocol.peer:PeerMachine._transferred",
-                        "proven = half.binding is None or half.proven == half.binding.current",
-                        "proven = True",
+                        "mobile.ready and self.correspondent.unproven is None and not",
+                        "mobile.ready and not",
                     ),
                 ),
                 at(UNPROVEN, "test_a_host_that_moves_leads_no_socket_to_a_peer_that_is_not_proven"),
@@ -147,12 +150,30 @@ REQUIREMENTS = (
     Requirement(
         number=13,
         title="no amplification",
-        text="Until it is proven, a new address gets one answer for each message, nothing else; data stays on the "
-        "address proven last.",
+        text="Until it is proven, a new address gets control datagrams only, at most three times what its claimant "
+        "sends; data stays on the address proven last, to which after 10 s control goes again, too. What no carrier "
+        "takes is withheld.",
         sources="RFC 9000 §8, §9.3.2; RFC 8046 §5.6",
-        where=("protocol/host_state.py", "protocol/correspondent.py", "kernel/carrier_routes.py"),
+        where=(
+            "protocol/credit.py",
+            "protocol/host_state.py",
+            "protocol/correspondent.py",
+            "daemon/translation.py",
+            "kernel/xfrm/guards.py",
+            "kernel/carrier_routes.py",
+        ),
         tests=(
-            *at(CORRESPONDENT, "test_unproven_address_gets_at_most_an_answer_for_each_message"),
+            *at(
+                CORRESPONDENT,
+                "test_unproven_address_gets_at_most_an_answer_for_each_message",
+                "test_an_unproven_address_gets_at_most_three_times_what_came_from_its_claimant",
+                "test_credit_for_one_address_is_none_for_the_next",
+                "test_no_data_goes_to_an_address_that_was_proven_once_before_it_is_proven_again",
+                "test_without_proof_in_time_the_last_proven_address_is_current_again",
+                "test_without_any_proven_address_there_is_nothing_to_go_back_to_and_data_goes_nowhere",
+            ),
+            *at(TRANSLATION, "test_what_is_withheld_is_stopped_before_charons_policies_and_only_on_its_way_out"),
+            *at(GUARDS, "test_what_is_withheld_is_stopped_although_a_policy_lets_it_pass"),
             *at(
                 HOST_STATE,
                 "test_data_stays_on_the_proven_address_and_control_goes_to_the_announced_one",
@@ -162,6 +183,10 @@ REQUIREMENTS = (
             ),
             *at("unit/test_simulation.py", "test_dead_path_leads_back_to_the_old_address"),
             *at("kernel/test_carrier.py", "test_only_marked_esp_takes_a_control_carrier"),
+            *at(
+                "scenarios/test_hostile_peer.py",
+                "test_a_third_party_gets_no_data_and_no_more_than_three_times_what_was_sent",
+            ),
         ),
         mutations=(
             Mutation(
@@ -194,6 +219,52 @@ REQUIREMENTS = (
                 (Edit("kernel.carrier_routes:Rule._message", "if self.mark:", "if False:"),),
                 at("kernel/test_carrier.py", "test_only_marked_esp_takes_a_control_carrier"),
             ),
+            Mutation(
+                "unlimited-credit",
+                "to an unproven address as much is sent as there is to say",
+                (Edit("protocol.credit:Credit.spend", "if size > self._bytes:", "if False:"),),
+                at(
+                    CORRESPONDENT,
+                    "test_an_unproven_address_gets_at_most_three_times_what_came_from_its_claimant",
+                    "test_credit_for_one_address_is_none_for_the_next",
+                ),
+            ),
+            Mutation(
+                "credit-is-taken-along",
+                "what came for one unproven address may be sent to the next",
+                (Edit("protocol.correspondent:Correspondent._accept", "            self.credit.begin()\n", ""),),
+                at(CORRESPONDENT, "test_credit_for_one_address_is_none_for_the_next"),
+            ),
+            Mutation(
+                "nothing-is-withheld",
+                "data goes natively to an address that is announced anew and was proven long ago",
+                (
+                    Edit(
+                        "protocol.host_state:host_state",
+                        "withheld = pairs if peer_proven is None else frozenset({announced})",
+                        "pass",
+                    ),
+                ),
+                at(CORRESPONDENT, "test_no_data_goes_to_an_address_that_was_proven_once_before_it_is_proven_again"),
+            ),
+            Mutation(
+                "withheld-after-charons-policies",
+                "what is withheld is stopped only where charon protects nothing",
+                (
+                    Edit(
+                        "kernel.xfrm.guards:withheld",
+                        "replace(guarding, priority=WITHHELD_PRIORITY)",
+                        "replace(guarding)",
+                    ),
+                ),
+                at(GUARDS, "test_what_is_withheld_is_stopped_although_a_policy_lets_it_pass"),
+            ),
+            Mutation(
+                "no-fall-back",
+                "a binding without proof stays for ever",
+                (Edit("protocol.correspondent:Correspondent.expire", "return self._fall_back()", "return []"),),
+                at(CORRESPONDENT, "test_without_proof_in_time_the_last_proven_address_is_current_again"),
+            ),
         ),
     ),
     Requirement(
@@ -210,7 +281,7 @@ REQUIREMENTS = (
         state=State.PARTLY,
         remark="No mutation: nothing reads the outer header that could be switched off. A difference between header "
         "and message is not noticed either (the carrier's outer addresses are not authenticated); what the message "
-        " announces has to be proven. No test forges a header on the wire.",
+        "announces has to be proven. No test forges a header on the wire.",
     ),
     Requirement(
         number=15,
@@ -260,9 +331,7 @@ REQUIREMENTS = (
                 "test_the_default_drop_stands_before_the_device_is_up",
             ),
             *at("kernel/test_carrier.py", "test_clear_leaves_nothing"),
-            *at(
-                "unit/test_translation.py", "test_a_carried_pair_is_a_carrier_and_an_admitted_pair_is_seen_from_outside"
-            ),
+            *at(TRANSLATION, "test_a_carried_pair_is_a_carrier_and_an_admitted_pair_is_seen_from_outside"),
         ),
         mutations=(
             Mutation(
