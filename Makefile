@@ -7,7 +7,7 @@
 # make bench   what a move costs, against MOBIKE and against doing nothing; BENCH_ARGS='--repetitions 1' (half an hour)
 # make fuzz    a million random inputs each for parser, protocol core and kernel codecs; FUZZ_ARGS='--seed 7 core'
 # make thorough    the unit tests with a hundred times as much generated input
-# make mutations    defences are switched off one at a time, and a test has to fail; mutations-lab: those that need the lab
+# make mutations    defences are switched off one at a time, and a test has to fail (minutes); mutations-lab: those that need the lab
 # make requirements    docs/requirements.md from what the tests and these left
 # make lint | unit | kernel | lab        one part of it; LAB_ARGS='-k soft' goes to pytest
 # make clean   removes what these made
@@ -34,7 +34,7 @@ export PYTHONPATH := $(CURDIR)/tests:$(CURDIR)/controller
 .PHONY: test lint unit kernel lab mutations mutations-lab requirements stories fuzz thorough demo bench programs-full
 .PHONY: connections-full soak packages totals clean
 
-test: lint unit kernel mutations lab totals
+test: lint unit kernel lab totals
 
 packages:
 	@PYTHON=$(PYTHON) tests/install-packages

@@ -26,9 +26,8 @@ What an attacker must not achieve, which tests show that he does not, and how th
 tests (`make requirements`); don't edit it. The list itself is in `tests/mutations/requirements/`.
 
 A test that cannot fail shows nothing. So for each defence there are *mutations*: swanroam is run with the defence
-switched off, and at least one of the tests beside it has to fail by an assertion. `make mutations` (part of
-`make test`) does that for all that this machine's kernel is enough for, `make mutations-lab` for the others, in the
-lab. One by hand:
+switched off, and at least one of the tests beside it has to fail by an assertion. `make mutations` does that for all
+that this machine's kernel is enough for, `make mutations-lab` for the others, in the lab. One by hand:
 
     SWANROAM_MUTATION=foreign-address-is-owned make unit
 
