@@ -7,6 +7,8 @@
 # make bench   what a move costs, against MOBIKE and against doing nothing; BENCH_ARGS='--repetitions 1' (half an hour)
 # make fuzz    a million random inputs each for parser, protocol core and kernel codecs; FUZZ_ARGS='--seed 7 core'
 # make thorough    the unit tests with a hundred times as much generated input
+# make mutations    defences are switched off one at a time, and a test has to fail (minutes); mutations-lab: those that need the lab
+# make requirements    docs/requirements.md from what the tests and these left
 # make lint | unit | kernel | lab        one part of it; LAB_ARGS='-k soft' goes to pytest
 # make clean   removes what these made
 
@@ -21,6 +23,7 @@ LAB_ARGS ?=
 BENCH_ARGS ?=
 FUZZ_ARGS ?=
 RESULTS := .test-results
+outcomes := lab-outcomes.json stories-outcomes.json mutations-lab.json mutations.json
 
 python := .venv/bin/python
 pytest := $(python) -m pytest -p no:cacheprovider -p lab.shards -q
@@ -28,7 +31,8 @@ installed := .venv/.stamp-installed
 
 export PYTHONPATH := $(CURDIR)/tests:$(CURDIR)/controller
 
-.PHONY: test lint unit kernel lab stories fuzz thorough demo bench programs-full connections-full soak packages totals clean
+.PHONY: test lint unit kernel lab mutations mutations-lab requirements stories fuzz thorough demo bench programs-full
+.PHONY: connections-full soak packages totals clean
 
 test: lint unit kernel lab totals
 
@@ -56,7 +60,19 @@ kernel: $(installed) | packages
 
 lab: $(installed) | packages
 	@mkdir -p $(RESULTS) && rm -f $(RESULTS)/lab.json
-	tests/run-lab --guests $(GUESTS) --summary $(RESULTS)/lab.json --keep $(RESULTS)/artifacts $(LAB_ARGS)
+	tests/run-lab --guests $(GUESTS) --summary $(RESULTS)/lab.json --outcomes $(RESULTS)/lab-outcomes.json --keep $(RESULTS)/artifacts $(LAB_ARGS)
+
+# MUTATIONS='name name' chooses some.
+mutations: $(installed) | packages
+	@mkdir -p $(RESULTS)
+	@$(python) -m mutations.runs native $(RESULTS)/mutations.json $(MUTATIONS)
+
+mutations-lab: $(installed) | packages
+	@mkdir -p $(RESULTS)
+	@tests/run-lab --outcomes $(RESULTS)/mutations-lab.json --exec $(CURDIR)/$(python) -m mutations.runs lab $(MUTATIONS)
+
+requirements: $(installed)
+	@$(python) -m mutations.table $(addprefix $(RESULTS)/,$(outcomes))
 
 totals:
 	@$(python) -m lab.totals $(RESULTS)/unit.json $(RESULTS)/kernel.json $(RESULTS)/lab.json
@@ -71,7 +87,8 @@ demo: $(installed) | packages
 	@$(python) -m lab.guest --exec $(CURDIR)/$(python) -m lab.demo
 
 stories: $(installed) | packages
-	tests/run-lab --guests $(GUESTS) -m long --keep $(RESULTS)/artifacts $(LAB_ARGS)
+	@mkdir -p $(RESULTS)
+	tests/run-lab --guests $(GUESTS) -m long --outcomes $(RESULTS)/stories-outcomes.json --keep $(RESULTS)/artifacts $(LAB_ARGS)
 
 # A file of that size and its copy are held in a guest's memory.
 programs-full: $(installed) | packages

@@ -15,7 +15,17 @@ from lab.zygote import Zygote
 # repeat it. No deadlines: how fast a test is depends on the machine.
 hypothesis.settings.register_profile("quick", max_examples=40, deadline=None, print_blob=True)
 hypothesis.settings.register_profile("thorough", max_examples=5000, deadline=None, print_blob=True)
+# While a defence is switched off, only whether a test fails counts: no search for the smallest example, none kept.
+hypothesis.settings.register_profile(
+    "mutated",
+    hypothesis.settings.get_profile("quick"),
+    derandomize=True,
+    database=None,
+    phases=(hypothesis.Phase.explicit, hypothesis.Phase.generate),
+)
 hypothesis.settings.load_profile(os.environ.get("SWANROAM_EXAMPLES", "quick"))
+
+pytest_plugins = ["mutations.plugin"]
 
 LABS = pytest.StashKey[list[Lab]]()
 FAILED = pytest.StashKey[bool]()

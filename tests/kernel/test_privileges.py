@@ -12,7 +12,8 @@ from swanroam.kernel.privileges import Capability
 
 pytestmark = pytest.mark.kernel
 
-CONTROLLER = Path(__file__).parents[2] / "controller"
+PATHS = f"PYTHONPATH={os.pathsep.join(sys.path)}"
+"""A program that is started finds swanroam, and is what this process is made to be (see `mutations.switch`)."""
 ALL = ",".join(f"+{capability.name.lower()}" for capability in Capability)
 AS_SERVICE = (
     "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups",
@@ -58,7 +59,7 @@ os.abort()
 
 def run(program: str, *wrapper: str) -> dict[str, object]:
     done = subprocess.run(
-        ["env", f"PYTHONPATH={CONTROLLER}", *wrapper, sys.executable, "-c", program],
+        ["env", PATHS, *wrapper, sys.executable, "-c", program],
         capture_output=True,
         text=True,
         check=False,
@@ -94,7 +95,7 @@ def test_what_is_given_up_is_gone_for_everything_that_is_started() -> None:
 @pytest.mark.parametrize("dumping", ["allowed", "forbidden"])
 def test_no_core_is_written_where_dumping_is_forbidden(tmp_path: Path, dumping: str) -> None:
     """With all limits lifted before. The kernel itself says whether it has written one (wait(2), WCOREDUMP)."""
-    argv = ["env", f"PYTHONPATH={CONTROLLER}", sys.executable, "-c", ABORT, str(tmp_path), dumping]
+    argv = ["env", PATHS, sys.executable, "-c", ABORT, str(tmp_path), dumping]
     process = subprocess.Popen(argv)
 
     _, status = os.waitpid(process.pid, 0)

@@ -338,6 +338,25 @@ def test_shutdown_of_reading_comes_along(hosts: Hosts) -> None:
     assert receive(server.sock, 7) == b"one way"
 
 
+def learnt(sock: socket.socket) -> dict[str, int]:
+    """struct tcp_info, octets 8 to 84: what the connection knows of its path."""
+    names = ("rtt", "rttvar", "snd_ssthresh", "snd_cwnd")
+    return dict(zip(names, struct.unpack_from("=4I", sock.getsockopt(TCP, socket.TCP_INFO, 84), 68), strict=True))
+
+
+def test_what_was_learnt_of_the_old_path_is_forgotten(hosts: Hosts) -> None:
+    client, server = hosts.connect()
+    fresh = learnt(client.held)
+    exchange(client, server, 2_000_000)
+    grown = learnt(client.held)
+    assert grown["snd_cwnd"] > fresh["snd_cwnd"]
+    with hosts.locked():
+        rebuild(*plan_for(hosts, client, server, "b"))
+        new = learnt(client.held)
+    assert new["snd_cwnd"] <= fresh["snd_cwnd"]
+    assert new["snd_ssthresh"] >= fresh["snd_ssthresh"]
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

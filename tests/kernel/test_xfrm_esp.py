@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +21,7 @@ from kernel.xfrm_namespace import (
     ip,
     two_hosts,
 )
+from lab.waiting import wait_for
 from swanroam.kernel.xfrm import guards
 from swanroam.kernel.xfrm.algorithms import AeadAlgorithm, KeyMaterial
 from swanroam.kernel.xfrm.association import SecurityAssociation
@@ -65,6 +67,8 @@ class Witness:
         """Packets with a UDP header in sight."""
         self.esp: list[tuple[int, int]] = []
         """SPI and sequence number of each ESP packet."""
+        self.payloads: list[bytes] = []
+        """The same packets, without their IP header."""
 
     def look(self) -> None:
         while True:
@@ -83,6 +87,7 @@ class Witness:
                 self.clear.append(packet)
             elif protocol == IPPROTO_ESP:
                 self.esp.append(struct.unpack_from(">II", payload))
+                self.payloads.append(payload)
 
     def assert_all_protected(self) -> None:
         """Everything so far went as ESP, and no (SPI, sequence number) was used twice."""
@@ -226,6 +231,47 @@ async def test_clone_accepts_a_second_destination_on_the_same_keys(version: int)
         pair.there.sendto(b"late", pair.here.getsockname())
         assert pair.here.recv(10) == b"late"
         pair.witness.assert_all_protected()
+
+
+def checksum_errors() -> int:
+    """UDP datagrams that this namespace dropped for their checksum."""
+    lines = Path("/proc/thread-self/net/snmp").read_text().splitlines()
+    names, values = (line.split() for line in lines if line.startswith("Udp: "))
+    return int(dict(zip(names, values, strict=True))["InCsumErrors"])
+
+
+@in_namespace
+async def test_no_packet_arrives_a_second_time_at_the_address_of_a_copy() -> None:
+    """What came before the copy was made, its window refuses. What comes later does not fit the other address."""
+    _, peer = ENDS[4]
+    new = NEW[4]
+    async with protected(4) as pair:
+        add_address(str(new))
+
+        def received(data: bytes) -> bytes:
+            pair.there.sendto(data, pair.here.getsockname())
+            assert pair.here.recv(10) == data
+            pair.witness.look()
+            return pair.witness.payloads[-1]
+
+        early = received(b"early")
+        await add_policy(pair.mine, demand(peer, new, Direction.IN))
+        await add_state(pair.mine, clone_inbound(await get_state(pair.mine, pair.towards_me.id), new))
+        late = received(b"late")
+        with (
+            pair.neighbor.call(lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, IPPROTO_ESP)) as attacker,
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as here_new,
+        ):
+            here_new.bind((str(new), pair.here.getsockname()[1]))
+            before, errors = read_statistics(), checksum_errors()
+            attacker.sendto(early, (str(new), 0))
+            wait_for(
+                lambda: difference(before, read_statistics()) == {"XfrmInStateSeqError": 1}, 5, "its window refuses it"
+            )
+            attacker.sendto(late, (str(new), 0))
+            wait_for(lambda: checksum_errors() == errors + 1, 5, "UDP drops it")
+            with pytest.raises(BlockingIOError):
+                here_new.recv(10, socket.MSG_DONTWAIT)
 
 
 @versions

@@ -5,7 +5,7 @@
 
 Options: `--guests N` spreads the test files over N kernels, `--time-limit SECONDS` for the whole run,
 `--kernel auto|native|guest`, `--memory SIZE` of each guest, `--keep DIRECTORY` collects what failed tests left (logs,
-captures), `--summary FILE`.
+captures), `--summary FILE`, `--outcomes FILE` of each test.
 
 A guest reports through files in a directory that it shares with the machine. A guest that ends without its
 `status` file has died, and that is a failure, as is a run that had no test or skipped one.
@@ -29,12 +29,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lab.kernel_probe import missing_features
+from mutations.results import Results, read
 
 ROOT = Path(__file__).resolve().parents[2]
 UML = "linux.uml"
 GUEST_MEMORY = "1500M"
 TEST_TIME_LIMIT = 300  # seconds for one test
-PASSED_ON = ("COLUMNS", "FORCE_COLOR", "NO_COLOR", "SWANROAM_SEED", "SWANROAM_TRANSFER_MB", "SWANROAM_CONNECTIONS")
+PASSED_ON = (
+    "COLUMNS", "FORCE_COLOR", "NO_COLOR",
+    "SWANROAM_SEED", "SWANROAM_TRANSFER_MB", "SWANROAM_CONNECTIONS", "SWANROAM_MUTATION",
+)  # fmt: skip
 POLL = 0.05  # seconds between looks at a guest's output
 
 
@@ -62,6 +66,10 @@ class Shard:
     @property
     def console(self) -> Path:
         return self.directory / "console"
+
+    @property
+    def outcomes(self) -> Path:
+        return self.directory / "outcomes.json"
 
     @property
     def status(self) -> int | None:
@@ -194,6 +202,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--kernel", choices=("auto", "native", "guest"), default="auto")
     parser.add_argument("--memory", default=GUEST_MEMORY, metavar="SIZE", help="of each guest (default: %(default)s)")
     parser.add_argument("--summary", type=Path, metavar="FILE", help="write the counts here, as JSON")
+    parser.add_argument("--outcomes", type=Path, metavar="FILE", help="write how each test ended here, as JSON")
     parser.add_argument("--keep", type=Path, metavar="DIRECTORY", help="collect failed tests' logs here")
     command: list[str] = []
     if "--exec" in argv:
@@ -264,6 +273,7 @@ def main(argv: list[str] | None = None) -> int:
             own = {
                 "SWANROAM_SUMMARY": str(shard.directory / "summary.json"),
                 "SWANROAM_ARTIFACTS": str(shard.directory / "artifacts"),
+                "SWANROAM_OUTCOMES": str(shard.outcomes),
                 "SWANROAM_SHARD": f"{number}/{guests}",
             }
             shard.prepare(command, environment | own)
@@ -276,6 +286,12 @@ def main(argv: list[str] | None = None) -> int:
                 explain_death(shard, in_time)
             if options.keep and (shard.directory / "artifacts").is_dir():
                 shutil.copytree(shard.directory / "artifacts", options.keep, dirs_exist_ok=True)
+        if options.outcomes:
+            outcomes = Results()
+            for shard in shards:
+                if shard.outcomes.exists():
+                    outcomes.update(read(shard.outcomes))
+            outcomes.write(options.outcomes)
         if executes:
             status = shards[0].status
             return 1 if status is None else status

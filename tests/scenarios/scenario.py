@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from lab.analysis import Kind
 from lab.capture import Capture
 from lab.host import Host
 from lab.ike_config import CONTROL
@@ -245,6 +246,10 @@ class Story:
         """No packet between two hosts of the lab was in clear, at any point of its path."""
         self.capture.stop()
         assert not self.capture.clear_packets()
+
+    def assert_esp_was_captured(self) -> None:
+        """The capture is of everything, so that `finish`, which this comes after, has looked at every nonce."""
+        assert any(seen.kind is Kind.ESP for seen in self.capture.packets())
 
     def assert_nothing_left(self) -> None:
         """Kernel, processes and descriptors are those of a host that was always at its present address."""

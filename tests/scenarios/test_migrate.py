@@ -68,6 +68,7 @@ def test_soft_and_hard_move(lab: Lab) -> None:
     mix.wait_passing()
     print_windows(mix)
     story.finish()
+    story.assert_esp_was_captured()
 
 
 def test_back_within_grace_and_moves_in_a_row(lab: Lab) -> None:

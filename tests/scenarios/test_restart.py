@@ -140,6 +140,9 @@ def test_a_charon_that_comes_back_is_worked_with_again(make_lab: Callable[..., L
             text = status_text(one)
             assert text.startswith("attention needed")
             assert said in " ".join(text.split())
+        for one, its_peer in ((host, other), (other, host)):
+            # Neither SAs nor policies of charon's are left: only guards are between this and the network.
+            one.run(["ping", "-n", "-c", "2", "-i", "0.1", "-W", "0.2", str(its_peer.address)], check=False)
         host.charon.start()
         lab.establish(lab.mobile, lab.correspondent, (DATA, CONTROL))
         story.wait_rest()

@@ -22,3 +22,4 @@ def test_nothing_is_lost_when_the_new_address_comes_first(lab: Lab) -> None:
     assert result.udp is not None
     assert not result.udp.up.lost + result.udp.down.lost, str(result.udp)
     story.finish()
+    story.assert_esp_was_captured()

@@ -111,7 +111,7 @@ def test_what_comes_from_another_port_is_no_controllers() -> None:
     async def use(channel: ControlChannel, port: int, received: list[tuple[IPv6Address, Message]]) -> None:
         with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as stranger:
             stranger.sendto(encode(MESSAGE), ("::1", port))
-        await until(lambda: bool(channel.dropped))
+        await until(lambda: bool(channel.dropped or received))
         assert dict(channel.dropped) == {"wrong_port": 1}
         assert not received
 
@@ -147,7 +147,7 @@ def test_who_is_not_admitted_is_not_even_read() -> None:
                 channel.send(LOOPBACK, MESSAGE)
                 assert channel._socket is not None
                 channel._socket.sendto(b"no message at all", ("::1", port))
-                await until(lambda: channel.dropped.total() == 2)
+                await until(lambda: channel.dropped.total() + len(delivered) == 2)
         finally:
             channel.close()
         assert dict(channel.dropped) == {"nobody": 2}
@@ -243,6 +243,32 @@ def test_a_datagram_that_the_kernel_does_not_take_is_counted_and_not_fatal(numbe
     channel.send(LOOPBACK, MESSAGE)
 
     assert dict(channel.unsent) == {errno.errorcode[number]: 1}
+
+
+def test_an_icmp_error_is_counted_and_what_comes_after_it_is_read() -> None:
+    class Reporting:
+        def __init__(self) -> None:
+            self.answers = [OSError(errno.ECONNREFUSED, "refused"), (encode(MESSAGE), ("::1", 1)), BlockingIOError()]
+
+        def recvfrom(self, _: int) -> object:
+            answer = self.answers.pop(0)
+            if isinstance(answer, OSError):
+                raise answer
+            return answer
+
+    received: list[Message] = []
+
+    def deliver(_: IPv6Address, message: Message) -> str:
+        received.append(message)
+        return ""
+
+    channel = ControlChannel(LOOPBACK, 1, NO_MARK, lambda sender: "", deliver)
+    channel._socket = Reporting()  # type: ignore[assignment]  # the kernel's part
+
+    channel._readable()
+
+    assert dict(channel.unsent) == {"ECONNREFUSED": 1}
+    assert received == [MESSAGE]
 
 
 def test_a_port_that_is_taken_is_told_with_the_remedy() -> None:

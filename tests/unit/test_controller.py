@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Callable, Collection
 from ipaddress import ip_address
 from pathlib import Path
@@ -19,13 +20,24 @@ from swanroam.daemon import reports
 from swanroam.daemon.controller import HostError
 from swanroam.daemon.journal import Journal, JournalError
 from swanroam.protocol.authorisation import Ground
-from swanroam.protocol.events import AddressesRead, EstablishFilters, Event, FiltersFailed, ReleaseFilters, TimerExpired
+from swanroam.protocol.events import (
+    AddressesRead,
+    Association,
+    AssociationsRead,
+    EstablishFilters,
+    Event,
+    FiltersFailed,
+    MessageReceived,
+    ReleaseFilters,
+    TimerExpired,
+)
 from swanroam.protocol.host_state import Pair
-from swanroam.protocol.messages import Acknowledgment, AddressChange, IPAddress, Verdict
+from swanroam.protocol.messages import Acknowledgment, AddressChange, IPAddress, PathResponse, Verdict
 from unit.fake_host import ITS, A, B, FakeHost, P, Q, Stage, configuration, on_stage
 
 SPARE = frozenset({A, B})
 R, S, T = (ip_address(text) for text in ("192.0.2.9", "198.51.100.8", "198.51.100.9"))
+OTHER = "other.example.org"
 SECOND = "second.example.org"
 
 
@@ -306,6 +318,58 @@ def test_an_old_address_change_is_old_in_the_next_run_and_after_a_reboot_as_well
     on_stage(tmp_path, next_run)
 
 
+def answers(stage: Stage) -> list[Acknowledgment]:
+    return [message for message in stage.sent if isinstance(message, Acknowledgment)]
+
+
+def test_a_peer_does_not_get_an_address_that_another_peer_has(tmp_path: Path) -> None:
+    async def story(stage: Stage) -> None:
+        other = stage.controller.peers[OTHER]
+        stage.controller.submit(other, AssociationsRead((Association(Pair(A, Q), 9, control=True, complete=True),)))
+        stage.associated((A, P))
+        stage.change(1, P)
+        stage.change(2, Q, P)
+        await stage.until(lambda: len(answers(stage)) == 2)
+        assert [answer.verdict for answer in answers(stage)] == [Verdict.ACCEPTED, Verdict.IN_USE]
+        assert not stage.host.state.carriers
+        assert other.machine.pair is None or other.machine.pair.remote == Q
+
+    on_stage(tmp_path, story, peer=f"moves: peer\n  - identity: {OTHER}\n    connection: other")
+
+
+def test_a_peer_does_not_get_an_address_of_this_host(tmp_path: Path) -> None:
+    async def story(stage: Stage) -> None:
+        stage.controller.own_addresses = frozenset({A, Q})
+        stage.associated((A, P))
+        stage.change(1, P)
+        stage.change(2, Q, P)
+        await stage.until(lambda: len(answers(stage)) == 2)
+        assert [answer.verdict for answer in answers(stage)] == [Verdict.ACCEPTED, Verdict.IN_USE]
+
+    on_stage(tmp_path, story)
+
+
+@pytest.mark.parametrize("years", [-10, 10])
+def test_setting_the_clock_changes_no_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, years: int) -> None:
+    async def story(stage: Stage) -> None:
+        stage.associated((A, P))
+        stage.change(1, P)
+        stage.change(2, Q, P)
+        await stage.until(lambda: len(answers(stage)) == 2)
+        challenge, handover = answers(stage)[-1].challenge, answers(stage)[-1].handover
+        assert challenge is not None
+
+        there = time.time() + years * 365 * 24 * 3600
+        monkeypatch.setattr(time, "time", lambda: there)
+        stage.submit(MessageReceived(PathResponse(2, handover, challenge)))
+        stage.change(3, P, Q)
+        await stage.until(lambda: answers(stage)[-1].sequence == 3)
+        assert stage.peer.machine.correspondent.proven == Q
+        assert answers(stage)[-1].verdict is Verdict.ACCEPTED
+
+    on_stage(tmp_path, story)
+
+
 def test_peers_that_are_not_configured_any_more_keep_their_sequences(tmp_path: Path) -> None:
     on_stage(tmp_path, registered)
     journal = tmp_path / "state" / "journal.json"
@@ -363,8 +427,9 @@ def test_a_message_that_changes_nothing_costs_nothing_of_the_other_peers(
         stage.associated((A, T), peer=second)
         await stage.until(lambda: stage.peer.machine.managed and second.machine.associations)
         asked: list[str] = []
-        monkeypatch.setattr(second.machine, "snapshot", lambda: asked.append("snapshot"))
-        monkeypatch.setattr(second.machine, "wanted", lambda: asked.append("wanted"))
+        snapshot, wanted = second.machine.snapshot, second.machine.wanted
+        monkeypatch.setattr(second.machine, "snapshot", lambda: asked.append("snapshot") or snapshot())
+        monkeypatch.setattr(second.machine, "wanted", lambda: asked.append("wanted") or wanted())
         for _ in range(50):
             stage.change(0, P)
         await stage.until(lambda: stage.peer.machine.correspondent.refusals[Ground.STALE] == 50)

@@ -7,7 +7,7 @@ two steps; and by charon, which is told to move to one address pair at a time.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from swanroam.daemon import host as host_module
 from swanroam.daemon.controller import HostError
-from swanroam.daemon.host import LocalHost
+from swanroam.daemon.host import LocalHost, clear_host
 from swanroam.daemon.translation import ANY_TRAFFIC, KernelState, ProtectedTraffic
 from swanroam.ike.migrate import AddressPair, OvertakenError
 from swanroam.ike.vici import ViciClient
@@ -156,6 +156,18 @@ def test_clear_packets_are_stopped_before_the_carrier_is_changed_and_let_in_afte
 
 
 @pytest.mark.parametrize("version", [4, 6])
+def test_what_stays_clear_inside_is_stopped_while_its_carrier_gets_other_ends(version: int, tmp_path: Path) -> None:
+    a, b, c, peer = addresses(version)
+    kernel = Kernel()
+    for own in (Binding(b, (a,)), Binding(c, (a, b))):
+        kernel.admitting.clear()
+        wanted = host_state(own, Binding(peer), peer_proven=peer, holds=True, crossing=Crossing.DONE)
+        apply_all(kernel, [translated(wanted)], tmp_path)
+        assert not any(any(map(is_clear, policies)) for policies in kernel.admitting)
+        assert any(map(is_clear, kernel.present.values()))
+
+
+@pytest.mark.parametrize("version", [4, 6])
 def test_what_is_as_wanted_is_left_alone(version: int, tmp_path: Path) -> None:
     kernel = Kernel()
     for state in handover(version, ANY_TRAFFIC):
@@ -175,6 +187,33 @@ def test_locks_go_with_the_addresses_that_they_are_for(tmp_path: Path) -> None:
     assert kernel.locked == {old, new}
     apply_all(kernel, [released], tmp_path)
     assert kernel.locked == {new}
+
+
+def calls_of(host: LocalHost, use: Callable[[], Awaitable[object]]) -> list[str]:
+    """What is made and removed, in order, by names."""
+    calls = mock.Mock()
+    functions = {
+        name: mock.AsyncMock(return_value=set())
+        for name in ("apply_owned", "clear_clones", "clear_locks", "clear_owned", "find_owned")
+    }
+    for name, made in (functions | {"inner": mock.AsyncMock(), "plane": mock.AsyncMock()}).items():
+        setattr(calls, name, made)
+    host._definitions = mock.Mock(close=mock.AsyncMock())
+    host._inner, host._plane, host._xfrm = calls.inner, calls.plane, mock.sentinel.xfrm
+    planes = {"CarrierPlane": lambda *_: calls.plane, "InnerPlane": lambda *_: calls.inner}
+    with mock.patch.multiple(
+        host_module, XfrmSocket=mock.MagicMock(), RouteSocket=mock.MagicMock(), **functions, **planes
+    ):
+        asyncio.run(use())  # type: ignore[arg-type]
+    return [name for name, *_ in calls.mock_calls if name != "find_owned" and "(" not in name]
+
+
+def test_the_prefix_is_guarded_before_it_is_used_and_all_guards_go_last(tmp_path: Path) -> None:
+    host = LocalHost(configuration(tmp_path), ViciClient(tmp_path / "vici"), [])
+    assert calls_of(host, host.__aenter__) == ["apply_owned", "plane.arm", "inner.apply"]
+    assert calls_of(host, host.clear) == ["inner.clear", "plane.clear", "clear_locks", "clear_owned"]
+    cleanup = calls_of(host, lambda: clear_host(configuration(tmp_path)))
+    assert cleanup == ["inner.clear", "plane.clear", "clear_clones", "clear_locks", "clear_owned"]
 
 
 def bindings(*candidates: IPAddress) -> st.SearchStrategy[Binding]:

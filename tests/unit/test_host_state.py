@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swanroam.protocol.binding import Binding
-from swanroam.protocol.host_state import Carried, HostState, Pair, host_state
+from swanroam.protocol.host_state import Carried, Crossing, HostState, Pair, host_state
 from swanroam.protocol.messages import IPAddress
 from unit.driver import A, B, C, D, P, Q
 
@@ -74,6 +74,13 @@ def test_no_data_goes_anywhere_when_no_address_is_proven():
     state = host_state(Binding(P), Binding(B, (A,)), peer_proven=None, holds=False)
     assert all(entry.control_only for entry in state.carried)
     assert state.withheld == {Pair(P, A), Pair(P, B)}
+
+
+def test_nothing_is_clear_inside_a_carrier_to_an_address_that_is_not_proven():
+    for crossing in Crossing:
+        state = host_state(Binding(A), Binding(Q, (P,)), peer_proven=P, holds=True, crossing=crossing)
+        assert state.cleared == state.accepted == frozenset()
+        assert state.bypassed == {Pair(A, P), Pair(A, Q)}
 
 
 def test_both_hosts_moved():

@@ -169,6 +169,8 @@ def test_a_nonce_that_is_used_for_two_contents_is_found() -> None:
         carried = ipv4(MOBILE_NEW, PEER, 4, second)
         assert reused_nonces(observed(first, carried)), "inside the carrier as well"
     assert not reused_nonces(observed(first, ipv4(MOBILE_NEW, PEER, 4, first)))
+    elsewhere = ipv4(MOBILE_NEW, PEER, 50, struct.pack("!II", 0xC0FFEE01, 7) + other + b"moved with its SA")
+    assert reused_nonces(observed(first, elsewhere)), "whatever address it comes from"
 
 
 def cooked_v2(device: int, kind: int, packet: bytes) -> bytes:

@@ -650,6 +650,21 @@ def test_when_both_hosts_move_the_lower_address_makes_the_filters(own, patience)
     assert only(found(actions, EstablishFilters)).pair == Pair(own, Q)
 
 
+def test_a_move_of_our_own_proves_nothing_of_the_peers():
+    # mobile  ADDRESS CHANGE 2 {B, deprecated A}  -->
+    # mobile  <--  ADDRESS CHANGE 2 {Q, deprecated P}
+    mobile = registered()
+    mobile.receive(change(1, P))
+    accepted(mobile, mobile.addresses(B))
+    challenged = only(sent(mobile.receive(change(2, Q, P)), Acknowledgment))
+    assert {(entry.outer, entry.control_only) for entry in mobile.applied.carried} == {
+        (Pair(B, P), False),
+        (Pair(B, Q), True),
+    }
+    mobile.receive(path_response(challenged))
+    assert {(entry.outer, entry.control_only) for entry in mobile.applied.carried} == {(Pair(B, Q), False)}
+
+
 # --- release ----------------------------------------------------------------------------------------------------------
 
 

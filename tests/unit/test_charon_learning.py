@@ -1,0 +1,119 @@
+"""What the machines and the guards learn from charon's IKE_SAs, and what of the kernel has to bear it out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+
+from swanroam.daemon.charon import CharonWatch
+from swanroam.daemon.translation import ANY_TRAFFIC, ProtectedTraffic
+from swanroam.ike.associations import ChildSa, ChildState, Endpoint, IkeSa, IkeState, Mode
+from swanroam.ike.selectors import TrafficSelector
+from swanroam.ike.vici import ViciClient
+from swanroam.protocol.events import Association
+from unit.fake_host import ITS, A, FakeHost, P, Stage, configuration
+
+TCP, UDP = ProtectedTraffic(6), ProtectedTraffic(17)
+CONTROL = ChildSa("swanroam", 9, 9, ChildState.INSTALLED, Mode.TUNNEL, "ESP")
+
+
+def data(protocol: str) -> ChildSa:
+    """A transport-mode child for a protocol."""
+    return ChildSa(
+        name=f"data-{protocol}",
+        unique_id=1,
+        reqid=1,
+        state=ChildState.INSTALLED,
+        mode=Mode.TRANSPORT,
+        protocol="ESP",
+        local_ts=(TrafficSelector.parse(f"{A}/32[{protocol}]"),),
+        remote_ts=(TrafficSelector.parse(f"{P}/32[{protocol}]"),),
+    )
+
+
+def with_children(*children: ChildSa) -> IkeSa:
+    return IkeSa(
+        name="server",
+        unique_id=1,
+        state=IkeState.ESTABLISHED,
+        version=2,
+        local=Endpoint(A, 4500, "mobile.example.org"),
+        remote=Endpoint(P, 4500, ITS),
+        initiator=True,
+        children=children,
+    )
+
+
+@dataclass
+class Charon:
+    """What is read next, and who reads it."""
+
+    watch: CharonWatch
+    stage: Stage
+    ike_sas: list[IkeSa] = field(default_factory=list)
+    lacking: list[str] = field(default_factory=list)
+
+    async def has(self, *ike_sas: IkeSa, lacking: str = "") -> None:
+        """charon has these; the kernel lacks this of the first one."""
+        self.ike_sas[:] = ike_sas
+        self.lacking[:] = [lacking] if lacking else []
+        await self.watch.read()
+
+    @property
+    def association(self) -> Association:
+        (association,) = self.watch._known[ITS]
+        return association
+
+
+def with_charon(directory: Path, story: Callable[[Charon], Awaitable[None]]) -> None:
+    async def run() -> None:
+        config = configuration(directory)
+        stage = Stage(config, FakeHost())
+
+        async def read_back() -> tuple[list[IkeSa], dict[int, list[str]]]:
+            return charon.ike_sas, {1: charon.lacking} if charon.lacking else {}
+
+        charon = Charon(CharonWatch(ViciClient(config.vici_socket), stage.controller, read_back), stage)
+        await story(charon)
+
+    asyncio.run(run())
+
+
+def test_what_was_protected_once_stays_guarded(tmp_path: Path) -> None:
+    async def story(charon: Charon) -> None:
+        async def protected(*children: ChildSa) -> frozenset[ProtectedTraffic]:
+            await charon.has(with_children(*children))
+            return charon.stage.peer.protected
+
+        assert await protected() == ANY_TRAFFIC, "as long as nothing is known"
+        assert await protected(data("tcp")) == {TCP}
+        assert await protected(data("udp")) == {TCP, UDP}
+        assert await protected() == {TCP, UDP}
+
+    with_charon(tmp_path, story)
+
+
+@pytest.mark.parametrize(
+    ("children", "lacking"),
+    [
+        ([CONTROL], ""),
+        ([data("tcp")], ""),
+        ([CONTROL, replace(data("tcp"), state=ChildState.DELETING)], ""),
+        ([CONTROL, data("tcp")], "its inbound SA is not in the kernel"),
+    ],
+    ids=["no data child", "no control child", "about to go", "not in the kernel"],
+)
+def test_filters_stand_when_each_child_is_there_and_the_kernel_has_it(
+    tmp_path: Path, children: list[ChildSa], lacking: str
+) -> None:
+    async def story(charon: Charon) -> None:
+        await charon.has(with_children(CONTROL, data("tcp")))
+        assert charon.association.complete
+        await charon.has(with_children(*children), lacking=lacking)
+        assert not charon.association.complete
+
+    with_charon(tmp_path, story)
