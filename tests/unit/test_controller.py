@@ -14,6 +14,7 @@ from swanroam.config import PeerSettings
 from swanroam.daemon import controller as controller_module
 from swanroam.daemon.controller import HostError
 from swanroam.daemon.journal import Journal, JournalError
+from swanroam.protocol import seeker as seeker_module
 from swanroam.protocol.events import AddressesRead, EstablishFilters, Event, FiltersFailed, ReleaseFilters
 from swanroam.protocol.host_state import Pair
 from swanroam.protocol.messages import AddressChange, Verdict
@@ -275,6 +276,37 @@ def test_filters_that_fail_are_trouble_until_they_stand(tmp_path: Path) -> None:
         await stage.until(lambda: stage.peer.trouble is None)
 
     on_stage(tmp_path, story, host=Refusing())
+
+
+def test_a_place_where_the_peer_may_be_is_guarded_while_ike_is_tried_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(seeker_module, "SEEK_AFTER", 0.05)
+
+    class Watching(FakeHost):
+        guarded: bool | None = None
+
+        async def establish(
+            self, peer: PeerSettings, action: EstablishFilters, children: Collection[str], wanted: Callable[[], bool]
+        ) -> Event:
+            if action.pair == Pair(B, Q):
+                self.guarded = action.pair in self.state.pairs
+                return FiltersFailed(action.pair, "AUTHENTICATION_FAILED")
+            return await super().establish(peer, action, children, wanted)
+
+    host = Watching()
+    host.names = (Q,)
+
+    async def story(stage: Stage) -> None:
+        await registered(stage)
+        stage.change(1, P)
+        stage.submit(AddressesRead(B, frozenset({B})))
+        await stage.until(lambda: host.guarded is not None)
+        assert host.guarded
+        await stage.until(lambda: Pair(B, Q) not in host.state.pairs)
+        assert Pair(B, P) in host.state.pairs
+
+    on_stage(tmp_path, story, host=host)
 
 
 def test_a_refusal_sends_us_back_and_stays_in_the_history(tmp_path: Path) -> None:

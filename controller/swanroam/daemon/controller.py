@@ -38,6 +38,7 @@ from swanroam.protocol.events import (
     ReadUsage,
     ReleaseFilters,
     Report,
+    ResolveFallbacks,
     Send,
     StateApplied,
     TimerExpired,
@@ -65,6 +66,7 @@ HISTORY = 50
 _WARNINGS = frozenset(
     {
         Fact.PEER_SILENT,
+        Fact.PEER_NOT_FOUND,
         Fact.CHANGE_REFUSED_BY_PEER,
         Fact.CHANGE_REFUSED,
         Fact.PATH_NOT_PROVEN,
@@ -74,7 +76,12 @@ _WARNINGS = frozenset(
     }
 )
 
-_TROUBLES = _WARNINGS - {Fact.PEER_SILENT, Fact.CHANGE_REFUSED_BY_PEER, Fact.SOCKETS_ENDED}
+_TROUBLES = _WARNINGS - {
+    Fact.PEER_SILENT,
+    Fact.PEER_NOT_FOUND,
+    Fact.CHANGE_REFUSED_BY_PEER,
+    Fact.SOCKETS_ENDED,
+}
 """Warnings that `status` goes on showing; the others are seen in the machine's own state."""
 _MENDED = frozenset({Fact.HANDOVER_FINISHED, Fact.PEER_REGISTERED, Fact.CHANGE_ACCEPTED, Fact.PATH_PROVEN})
 """What ends a trouble."""
@@ -102,6 +109,9 @@ class Host(Protocol):
 
     async def release(self, peer: PeerSettings, action: ReleaseFilters, current: Pair | None) -> Event | None:
         """Terminates the IKE_SAs of an address; `current` is the pair that stays. None when some are left."""
+
+    async def resolve(self, peer: PeerSettings, action: ResolveFallbacks) -> Event:
+        """Finds out the addresses at which a peer may be."""
 
 
 class Sockets(Protocol):
@@ -294,6 +304,8 @@ class Controller:
                 self._start(peer, self._host.migrate(peer.settings, action, peer.children))
             case ReleaseFilters():
                 self._start(peer, self._host.release(peer.settings, action, peer.machine.pair))
+            case ResolveFallbacks():
+                self._start(peer, self._host.resolve(peer.settings, action))
             case ReadUsage(address):
                 machine = peer.machine
                 own = machine.own is not None and address in machine.own.addresses

@@ -33,6 +33,11 @@ class Surroundings:
     others: frozenset[IPAddress] = frozenset()
     """Addresses that belong to other peers."""
 
+    @property
+    def taken(self) -> frozenset[IPAddress]:
+        """Addresses that can't be the peer's."""
+        return self.own | self.others
+
 
 @dataclass(frozen=True, slots=True)
 class Refusal:

@@ -12,7 +12,8 @@ proven address all the while; only control datagrams go to the announced one. Wh
 PROOF_TIME, the challenge is void and the peer's next retransmission gets a new one.
 
 Addresses that left the binding stay guarded (`lingering`) as long as sockets of this host are connected to them: the
-kernel would retransmit their data to the released address without any policy, in clear.
+kernel would retransmit their data to the released address without any policy, in clear. So do those that never were in
+it, when their IKE_SA has gone.
 """
 
 from __future__ import annotations
@@ -95,17 +96,31 @@ class Correspondent:
         self._challenge_ends = 0.0
         self._bucket = _Bucket()
         self._lingering: dict[IPAddress, _Lingering] = {}
+        self._seen: frozenset[IPAddress] = frozenset()
+        """Its addresses in charon."""
 
     @property
     def lingering(self) -> tuple[IPAddress, ...]:
         """Released addresses that stay guarded."""
         return tuple(self._lingering)
 
+    @property
+    def unannounced(self) -> tuple[IPAddress, ...]:
+        """Where charon has it, or had it in the last run, and it has not said so itself."""
+        if self.binding is None:
+            return ()
+        return tuple(sorted(self._seen.difference(self._lingering, self.binding.addresses), key=str))
+
+    def associated(self, own: IPAddress, associations: Collection[Association]) -> list[Pair]:
+        """Pairs that charon has an IKE_SA for; those of the last run, until charon is read. `own`: our address."""
+        return [known.pair for known in associations] or [Pair(own, address) for address in self.unannounced]
+
     def restore(self, snapshot: Snapshot, now: float) -> None:
         """Takes over what an earlier run knew."""
         self.last_sequence = snapshot.last_sequence
         self.binding = snapshot.peer
         self.proven = snapshot.proven
+        self._seen = frozenset(snapshot.unannounced)
         for address in snapshot.lingering:
             self.linger(address, now)
 
@@ -182,6 +197,10 @@ class Correspondent:
         """What to do next, given what is known now."""
         actions: list[Action] = []
         remotes = {association.pair.remote for association in associations}
+        for address in self.unannounced:
+            if address not in remotes:
+                self.linger(address, now)  # there may be sockets already
+        self._seen = frozenset(remotes)
         if self._challenge is not None and now >= self._challenge_ends:
             self._challenge = None
             actions.append(Report(Fact.PATH_NOT_PROVEN, "no path response; data stays on the old path", self.handover))
