@@ -58,6 +58,8 @@ class Controller:
     zygote: Zygote
     peers: list["Host"] = field(default_factory=list)
     """Hosts that the default configuration manages."""
+    peer_settings: dict[str, Any] = field(default_factory=dict)
+    """What the default configuration says of each of them besides."""
     pid: int | None = None
     _runs: int = 0
     _starts_before: int = 0
@@ -87,7 +89,13 @@ class Controller:
             "sockets": {"hold": HOLD},
             "log": {"format": "json", "level": "debug"},
             "peers": [
-                {"identity": peer.identity, "connection": f"peer-{peer.name}", "name": peer.name} for peer in self.peers
+                {
+                    "identity": peer.identity,
+                    "connection": f"peer-{peer.name}",
+                    "name": peer.name,
+                    **self.peer_settings,
+                }
+                for peer in self.peers
             ],
         }
 
