@@ -30,6 +30,7 @@ from swanroam.protocol.events import (
     AssociationsRead,
     EstablishFilters,
     Event,
+    FallbacksResolved,
     FiltersEstablished,
     FiltersFailed,
     FiltersReleased,
@@ -38,6 +39,7 @@ from swanroam.protocol.events import (
     ReadUsage,
     ReleaseFilters,
     Report,
+    ResolveFallbacks,
     Send,
     StateApplied,
     TimerExpired,
@@ -432,6 +434,8 @@ class Story:
                 self._feed(FiltersEstablished(pair) if well else FiltersFailed(pair, "no"))
             case ReleaseFilters(address):
                 self._feed(FiltersReleased(address))
+            case ResolveFallbacks():
+                self._feed(FallbacksResolved(tuple(self._address() for _ in range(self._below(4)))))
             case ReadUsage(address):
                 self._feed(UsageRead(address, 0 if well else self._below(3)))
             case _:

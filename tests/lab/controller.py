@@ -63,6 +63,8 @@ class Controller:
     zygote: Zygote
     peers: list["Host"] = field(default_factory=list)
     """Hosts that the default configuration manages."""
+    peer_settings: dict[str, Any] = field(default_factory=dict)
+    """What the default configuration says of each of them besides."""
     service: "Service | None" = None
     """What `swanroam run` runs as, and with which privileges; None: as the lab does, as root."""
     pid: int | None = None
@@ -96,7 +98,13 @@ class Controller:
             "sockets": {"hold": HOLD, "stopped_share": STOPPED_SHARE},
             "log": {"format": "json", "level": "debug"},
             "peers": [
-                {"identity": peer.identity, "connection": f"peer-{peer.name}", "name": peer.name} for peer in self.peers
+                {
+                    "identity": peer.identity,
+                    "connection": f"peer-{peer.name}",
+                    "name": peer.name,
+                    **self.peer_settings,
+                }
+                for peer in self.peers
             ],
         }
 

@@ -64,8 +64,8 @@ class Party:
     identity: str
     directory: Path
     """Its swanctl directory."""
-    reach: IPAddress | None
-    """The address others connect to; None for a host that only connects itself."""
+    reach: IPAddress | str | None
+    """The address or name that others connect to; None for a host that only connects itself."""
 
 
 class Credentials:

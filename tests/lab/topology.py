@@ -13,13 +13,13 @@ import os
 import random
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from lab import namespace, traffic
-from lab.addressing import CORRESPONDENT_NETWORKS, MOBILE_NETWORKS, NETWORKS, Family
+from lab.addressing import CORRESPONDENT_NETWORKS, MOBILE_NETWORKS, NETWORKS, Family, IPAddress
 from lab.capture import Capture
 from lab.host import Host, HostSettings
 from lab.ike_config import CONTROL, DATA, Authentication, Credentials, Party, write_swanctl
@@ -42,10 +42,12 @@ class Lab:
         roam_events: bool = False,
         connection_options: Iterable[str] = (),
         duplicate_address_detection: bool = False,
+        named: bool = False,
         seed: int = 0,
         zygote: Zygote | None = None,
     ) -> None:
-        """`connection_options` are further lines of every swanctl connection."""
+        """`connection_options` are further lines of every swanctl connection. `named`: hosts connect by name, which is
+        the identity and resolves as `name_hosts` has said last."""
         self.family = family
         self.random = random.Random(seed)
         """For the scenario's own choices."""
@@ -68,7 +70,12 @@ class Lab:
                 for index in range(correspondents)
             ]
             self.traffic = traffic.Traffic(self.directory, self.random)
-            self._configure(Credentials(self.directory / "authority", authentication), mobike, connection_options)
+            credentials = Credentials(self.directory / "authority", authentication)
+            self._configure(credentials, mobike, connection_options, named=named)
+            if named:
+                self.name_hosts()
+                for host in self.hosts:
+                    host.run(["mount", "--bind", str(self._names), "/etc/hosts"])
         except BaseException:
             self.close()
             raise
@@ -93,7 +100,7 @@ class Lab:
         self.hosts.append(host)
         return host
 
-    def _configure(self, credentials: Credentials, mobike: bool, options: Iterable[str]) -> None:
+    def _configure(self, credentials: Credentials, mobike: bool, options: Iterable[str], *, named: bool) -> None:
         """Mobile hosts connect to correspondents, those accept from any address."""
         for own, others, reachable in (
             (self.mobiles, self.correspondents, True),
@@ -101,12 +108,27 @@ class Lab:
         ):
             for host in own:
                 peers = [
-                    Party(peer.name, peer.identity, peer.charon.swanctl_directory, peer.address if reachable else None)
+                    Party(
+                        peer.name,
+                        peer.identity,
+                        peer.charon.swanctl_directory,
+                        (peer.identity if named else peer.address) if reachable else None,
+                    )
                     for peer in others
                 ]
                 me = Party(host.name, host.identity, host.charon.swanctl_directory, None)
                 write_swanctl(me, peers, credentials, mobike=mobike, options=options)
                 host.controller.peers = others
+
+    @property
+    def _names(self) -> Path:
+        return self.directory / "hosts"
+
+    def name_hosts(self, elsewhere: Mapping[Host, IPAddress] | None = None) -> None:
+        """From now on every host's name resolves to its present address, or to the one that is given."""
+        addresses = {host: host.address for host in self.hosts} | dict(elsewhere or {})
+        lines = [f"{address} {host.identity}\n" for host, address in addresses.items()]
+        self._names.write_text("".join(lines), encoding="ascii")  # in place: it is mounted
 
     @property
     def mobile(self) -> Host:

@@ -8,7 +8,8 @@ The mobile host is in two networks at once here, so both paths work and only IKE
 """
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from ipaddress import ip_address
 
 import pytest
@@ -26,11 +27,12 @@ from scenarios.ike_parties import (
     scenario,
     until,
 )
-from swanroam.ike.associations import ChildState, Mode, list_ike_sas
+from swanroam.ike.associations import ChildState, IkeSa, Mode, list_ike_sas
 from swanroam.ike.clones import clone_name
+from swanroam.ike.definitions import ConnectionDefinition, read_definitions
 from swanroam.ike.expectations import Direction, expected_states
 from swanroam.ike.messages import IkeError
-from swanroam.ike.renegotiate import FilterError
+from swanroam.ike.renegotiate import FilterError, Renegotiate
 from swanroam.ike.vici import ViciClient
 
 pytestmark = pytest.mark.lab
@@ -78,6 +80,50 @@ def test_new_associations_live_beside_the_old_ones_and_outlive_them(in_both: Lab
         assert parties.all_ping(parties.new)
 
     scenario(Parties(in_both), story)
+
+
+def test_of_two_that_both_hosts_have_made_at_once_both_keep_the_same(in_both: Lab) -> None:
+    async def story(parties: Parties) -> None:
+        (old,) = await parties.find()
+        await parties.establish()
+        definitions = partial(read_definitions, environment=in_both.correspondent.charon.environment)
+        theirs = Renegotiate(parties.correspondent, definitions)
+        await make_second(parties, (await definitions()).connection("peer-mobile"))
+
+        def ends(ike_sas: Iterable[IkeSa]) -> list[IkeSa]:
+            return [ike_sa for ike_sa in ike_sas if parties.new in (ike_sa.local.host, ike_sa.remote.host)]
+
+        doubles = ends(await parties.find())
+        assert len({double.initiator_spi for double in doubles}) == 2
+        assert all(children(double) == {("data", Mode.TRANSPORT), ("swanroam", Mode.TUNNEL)} for double in doubles)
+        seen_there = ends(await list_ike_sas(parties.correspondent, noblock=False))
+
+        await parties.method.end_doubles(doubles[0], lambda: False)
+        assert len(ends(await parties.find())) == 2
+        await asyncio.gather(parties.method.end_doubles(doubles[0]), theirs.end_doubles(seen_there[0]))
+        left = min(double.initiator_spi for double in doubles)
+        for client in (parties.mobile, parties.correspondent):
+            found = await list_ike_sas(client, noblock=False)
+            assert [ike_sa.initiator_spi for ike_sa in ends(found)] == [left]
+            assert len(found) == 2, "the old one is none of them"
+        await parties.method.end_doubles(old)
+        assert len(await parties.find()) == 2
+        assert parties.all_ping(parties.old, parties.new)
+
+    scenario(Parties(in_both), story)
+
+
+async def make_second(parties: Parties, definition: ConnectionDefinition) -> None:
+    """The correspondent host makes an IKE_SA for the pair as well, as if it had begun before the first one stood."""
+    clone = definition.bound_to(
+        name=clone_name(definition.name, parties.peer, parties.new),
+        local=parties.peer,
+        remote=parties.new,
+        children=BOTH,
+    )
+    await parties.correspondent.request("load-conn", {clone.name: clone.message})
+    for child in sorted(BOTH):
+        await parties.correspondent.request("initiate", {"ike": clone.name, "child": child, "timeout": "10000"})
 
 
 async def rekey_everything(parties: Parties) -> None:

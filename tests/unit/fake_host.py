@@ -17,12 +17,14 @@ from swanroam.protocol.events import (
     EndSockets,
     EstablishFilters,
     Event,
+    FallbacksResolved,
     FiltersEstablished,
     FiltersReleased,
     MessageReceived,
     MigrateFilters,
     ReadUsage,
     ReleaseFilters,
+    ResolveFallbacks,
     UsageRead,
 )
 from swanroam.protocol.host_state import Pair
@@ -79,6 +81,8 @@ class FakeHost:
         self.sealed_versions = frozenset({4, 6})
         self.own: set[IPAddress] = set()
         """Addresses that the kernel has besides those that count."""
+        self.names: tuple[IPAddress, ...] = ()
+        """Where the peer may be."""
 
     @property
     def state(self) -> KernelState:
@@ -106,6 +110,10 @@ class FakeHost:
     ) -> Event:
         self.log.append(f"establish {action.pair}")
         return FiltersEstablished(action.pair)
+
+    async def resolve(self, peer: PeerSettings, action: ResolveFallbacks) -> Event:
+        self.log.append(f"resolve IPv{action.version}")
+        return FallbacksResolved(self.names)
 
     async def migrate(self, peer: PeerSettings, action: MigrateFilters, children: Collection[str]) -> Event:
         self.log.append(f"migrate {action.pair}")

@@ -30,6 +30,7 @@ from swanroam.protocol.events import (
     AssociationsRead,
     EstablishFilters,
     Event,
+    FallbacksResolved,
     FiltersEstablished,
     FiltersFailed,
     FiltersReleased,
@@ -37,6 +38,7 @@ from swanroam.protocol.events import (
     ReadUsage,
     ReleaseFilters,
     Report,
+    ResolveFallbacks,
     Send,
     StateApplied,
     TimerExpired,
@@ -98,6 +100,8 @@ class Host:
     cut_off: set[IPAddress] = field(default_factory=set)
     """Usable for all that this host knows, but the network does not carry their packets."""
     charon_fails: bool = False
+    fallbacks: Callable[[], tuple[IPAddress, ...]] = tuple
+    """Where the peer may be, as far as a name or the configuration tells."""
     crash: Crash | None = None
     running: bool = True
     stored: str = ""
@@ -236,6 +240,8 @@ class Host:
                 self.world.establish(self, pair)
             case ReleaseFilters(address):
                 self.world.release(self, address)
+            case ResolveFallbacks():
+                self.later(self.world.random.uniform(0.001, 0.5), FallbacksResolved(self.fallbacks()))
             case ReadUsage(address):
                 delay = self.world.random.uniform(0.001, 0.05)
                 self.later(delay, UsageRead(address, self.sockets(address)))
@@ -392,10 +398,20 @@ class World:
         if not self.converses(host, pair):
             event: Event = FiltersFailed(pair, "no answer to IKE_AUTH")
         else:
-            self._add_ike_sa(host, pair)
+            self._complete_ike_sa(host, pair)
             event = FiltersEstablished(pair)
         if life == host.life:
             host.later(self.random.uniform(0.001, 0.1), event)
+
+    def _complete_ike_sa(self, host: Host, pair: Pair) -> None:
+        """One that exists is used; its control CHILD_SA is made anew unless it is the newest, to which packets go."""
+        both = [number for number, (known, _) in host.ike_sas.items() if known == pair and number in host.other.ike_sas]
+        if both and all(both[-1] == max(end.ike_sas, key=lambda n, end=end: end.ike_sas[n][1]) for end in self.hosts):
+            return
+        for number in both:
+            for end in self.hosts:
+                end.remove_ike_sa(number)
+        self._add_ike_sa(host, pair)
 
     def release(self, host: Host, address: IPAddress) -> None:
         if host.charon_fails:
@@ -493,8 +509,8 @@ class World:
             if not entry.control_only and machine.correspondent.binding is not None:
                 proven = machine.correspondent.proven
                 assert entry.outer.remote == proven, f"{host.name}: data in {entry}, proven is {proven}"
-        if machine.managed and machine.correspondent.binding is not None:
-            for pair in {pair for pair in state.admitted & state.guarded if pair.remote in machine.peer.addresses}:
+        if machine.managed and machine.correspondent.binding is not None and machine.own is not None:
+            for pair in {Pair(ours, its) for ours in machine.own.addresses for its in machine.peer.addresses}:
                 native = pair not in full and pair not in state.withheld
                 assert not native or pair.remote == machine.correspondent.proven, f"{host.name}: data of {pair} leaves"
 
@@ -529,6 +545,11 @@ class World:
             patience -= 10.0
         self.run(4 * REFRESH)
         return any(self._knows_where(host) for host in self.hosts)
+
+    def name_hosts(self) -> None:
+        """From now on each host has a name that resolves to where it is."""
+        for host in self.hosts:
+            host.fallbacks = lambda host=host: () if host.other.preferred is None else (host.other.preferred,)
 
     @property
     def associated(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from pathlib import Path
 
 import pytest
@@ -73,6 +73,7 @@ peers:
   - identity: 192.0.2.77
     connection: sun
     moves: us
+    fallback: [sun.example.org, 192.0.2.78, "2001:db8::78", sun]
     allow: [0.0.0.0/0, "::/0"]
     filters: renegotiate
 """
@@ -97,10 +98,11 @@ def test_identity_and_peers_are_enough_and_all_else_has_a_default() -> None:
     assert config.log == LogSettings(LogFormat.AUTO, LogLevel.INFO)
     (peer,) = config.peers
     assert (peer.identity, peer.connection, peer.name) == ("server.example.org", "server", "server.example.org")
-    assert (peer.moves, peer.filters, peer.grace, peer.children) == (
+    assert (peer.moves, peer.filters, peer.grace, peer.children, peer.fallback) == (
         Moves.BOTH,
         FilterMethod.RENEGOTIATE,
         10.0,
+        None,
         None,
     )
 
@@ -128,6 +130,8 @@ def test_every_key_reaches_its_place() -> None:
     assert config.timing == TimingSettings(0.05, 60.0, 1800.0)
     assert config.log == LogSettings(LogFormat.JSON, LogLevel.DEBUG)
     assert config.peers[0].control_address == IPv6Address("fd00:1:2:34::2")
+    sun = ("sun.example.org", IPv4Address("192.0.2.78"), IPv6Address("2001:db8::78"), "sun")
+    assert config.peers[1].fallback == sun
     assert config.peers[0].children == ("data", "voice")
 
 

@@ -278,11 +278,52 @@ def test_one_wrong_line_gives_one_problem(added: str, expected: str) -> None:
             "remove it",
         ),
         ("    children: [a, a]", "f:5:15: peers[0].children: names 'a' twice; remove one of them"),
+        *(
+            (
+                f'    fallback: ["{text}"]',
+                f"f:5:16: peers[0].fallback[0]: is {text!r}; write an address or a DNS name such as server.example.org",
+            )
+            for text in (
+                "192.0.2.0/24",
+                "192.0.2.300",
+                "10.1",
+                "server.example.org:500",
+                "%any",
+                "fe80::1%eth0",
+                "-a.example.org",
+                "a..example.org",
+                "a b",
+                "https://server.example.org",
+            )
+        ),
+        (
+            "    fallback: server.example.org",
+            "f:5:15: peers[0].fallback: is 'server.example.org', not a list; write [server.example.org]",
+        ),
+        (
+            "    fallback: [192.0.2.7, 192.0.2.7]",
+            "f:5:15: peers[0].fallback: names '192.0.2.7' twice; remove one of them",
+        ),
+        *(
+            (
+                f'    fallback: ["{address}"]',
+                f"f:5:15: peers[0].fallback: contains {address}, where no peer can be reached; remove it",
+            )
+            for address in ("127.0.0.1", "fe80::1", "ff02::1", "0.0.0.0", "::")
+        ),
+        (
+            "    fallback: [192.0.2.7]\n    moves: peer",
+            "f:5:15: peers[0].fallback: is only used by a host that may move, and moves is 'peer'; remove one of them",
+        ),
+        (
+            "    fallback: [192.0.2.7]\ndefaults: {moves: peer}",
+            "f:5:15: peers[0].fallback: is only used by a host that may move, and moves is 'peer'; remove one of them",
+        ),
         ("    name: my peer", "f:5:11: peers[0].name: is 'my peer'; write a short name without spaces"),
         (
             "  - server",
             "f:5:5: peers[1]: is 'server', not a mapping; write the keys under it (identity, connection, "
-            "name, moves, allow, filters, transport, grace, children, control_address)",
+            "name, moves, allow, filters, transport, grace, children, fallback, control_address)",
         ),
         (
             "  - {identity: server.example.org, connection: other}",

@@ -19,6 +19,7 @@ from swanroam.daemon import controller as controller_module
 from swanroam.daemon import reports
 from swanroam.daemon.controller import HostError
 from swanroam.daemon.journal import Journal, JournalError
+from swanroam.protocol import seeker as seeker_module
 from swanroam.protocol.authorisation import Ground
 from swanroam.protocol.events import (
     AddressesRead,
@@ -36,6 +37,7 @@ from swanroam.protocol.messages import Acknowledgment, AddressChange, IPAddress,
 from unit.fake_host import ITS, A, B, FakeHost, P, Q, Stage, configuration, on_stage
 
 SPARE = frozenset({A, B})
+HERE = ip_address("203.0.113.9")
 R, S, T = (ip_address(text) for text in ("192.0.2.9", "198.51.100.8", "198.51.100.9"))
 OTHER = "other.example.org"
 SECOND = "second.example.org"
@@ -530,6 +532,69 @@ def test_filters_that_fail_are_trouble_until_they_stand(tmp_path: Path) -> None:
         await stage.until(lambda: stage.peer.trouble is None)
 
     on_stage(tmp_path, story, host=Refusing())
+
+
+def test_a_place_where_the_peer_may_be_is_guarded_while_ike_is_tried_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(seeker_module, "SEEK_AFTER", 0.05)
+
+    class Watching(FakeHost):
+        guarded: bool | None = None
+
+        async def establish(
+            self, peer: PeerSettings, action: EstablishFilters, children: Collection[str], wanted: Callable[[], bool]
+        ) -> Event:
+            if action.pair == Pair(B, Q):
+                self.guarded = action.pair in self.state.pairs
+                return FiltersFailed(action.pair, "AUTHENTICATION_FAILED")
+            return await super().establish(peer, action, children, wanted)
+
+    host = Watching()
+    host.names = (Q,)
+
+    async def story(stage: Stage) -> None:
+        await registered(stage)
+        stage.change(1, P)
+        stage.submit(AddressesRead(B, frozenset({B})))
+        await stage.until(lambda: host.guarded is not None)
+        assert host.guarded
+        await stage.until(lambda: Pair(B, Q) not in host.state.pairs)
+        assert Pair(B, P) in host.state.pairs
+
+    on_stage(tmp_path, story, host=host)
+
+
+def test_a_name_that_leads_to_this_host_is_passed_over_and_asked_again_when_the_kernel_does_not_say(
+    tmp_path: Path,
+) -> None:
+    class Unsure(FakeHost):
+        asked = 0
+
+        async def is_own(self, address: IPAddress) -> bool:
+            self.asked += address == HERE
+            if self.asked == 1:
+                raise HostError("no answer of the kernel")
+            return await super().is_own(address)
+
+    host = Unsure()
+    host.own = {HERE}
+    host.names = (HERE, Q)
+
+    async def story(stage: Stage) -> None:
+        await registered(stage)
+        stage.change(1, P)
+        stage.submit(AddressesRead(B, frozenset({B})))
+        await stage.until(lambda: f"establish {Pair(B, Q)}" in host.log)
+        assert host.asked >= 2
+        assert host.log.count("resolve IPv4") >= 2
+        assert f"establish {Pair(B, HERE)}" not in host.log
+
+    with capture_logs() as lines:
+        on_stage(tmp_path, story, host=host)
+    assert [line["error"] for line in lines if line["event"] == "address_change_not_checked"] == [
+        "no answer of the kernel"
+    ]
 
 
 def test_a_refusal_sends_us_back_and_stays_in_the_history(tmp_path: Path) -> None:

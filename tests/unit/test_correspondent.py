@@ -605,6 +605,21 @@ def test_an_identity_whose_old_addresses_are_all_in_use_here_moves_no_further():
     assert acknowledgment(host.receive(change(sequence + 2, B))).verdict is Verdict.ACCEPTED
 
 
+def test_where_only_charon_has_the_peer_is_guarded_until_no_socket_is_left_there_also_by_the_next_run():
+    host = proven()
+    host.associate(Pair(P, B), Pair(P, C))
+    assert Pair(P, C) in host.applied.guarded
+    again = host.restart()
+    assert again.machine.wanted().guarded == host.applied.guarded, "before charon is read"
+    again.associate(Pair(P, B), Pair(P, C))
+    assert not found(again.wait(2 * STRAY_PATIENCE), ReleaseFilters), "it has never been released"
+    again.associate(Pair(P, B))
+    again.feed(UsageRead(C, 1))
+    assert Pair(P, C) in again.applied.guarded
+    again.count({}, 2 * LINGER_INTERVAL)
+    assert Pair(P, C) not in again.applied.guarded
+
+
 def test_lingering_guard_waits_for_the_end_of_the_ike_sa():
     host = proven()
     host.associate(Pair(P, A), Pair(P, B))

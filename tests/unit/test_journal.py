@@ -36,12 +36,13 @@ def test_what_was_stored_comes_back_in_the_next_run(path: Path) -> None:
 
 
 def test_after_a_reboot_only_the_sequences_are_left(path: Path) -> None:
-    journal(path, "boot one").store({"peer.example.org": PEER})
+    journal(path, "boot one").store({"peer.example.org": PEER | {"unannounced": ["192.0.2.9"]}})
 
     loaded = journal(path, "boot two").load()["peer.example.org"]
 
     assert (loaded["sequence"], loaded["last_sequence"]) == (7, 3)
     assert (loaded["managed"], loaded["own"], loaded["handover"]) == (False, None, None)
+    assert loaded["unannounced"] == []
 
 
 def test_the_same_content_is_not_written_again(path: Path) -> None:

@@ -884,6 +884,7 @@ def test_restart_without_journal_begins_from_what_charon_has():
         {"ours": 5},
         {"proven": 3.5},
         {"lingering": None},
+        {"unannounced": None},
     ],
 )
 def test_what_is_not_a_snapshot_is_not_restored(damage):
@@ -892,10 +893,18 @@ def test_what_is_not_a_snapshot_is_not_restored(damage):
     before = machine.snapshot()
     with pytest.raises(ValueError):
         machine.restore(snapshot | damage, 0.0)
-    for key in snapshot:
+    for key in snapshot.keys() - {"unannounced"}:
         with pytest.raises(ValueError, match="not a snapshot"):
             machine.restore({other: snapshot[other] for other in snapshot if other != key}, 0.0)
     assert machine.snapshot() == before
+
+
+def test_a_snapshot_from_before_unannounced_addresses_were_stored_is_restored():
+    snapshot = moved().machine.snapshot()
+    assert snapshot["unannounced"] == []
+    machine = Driver().machine
+    machine.restore({key: value for key, value in snapshot.items() if key != "unannounced"}, 0.0)
+    assert machine.snapshot() == snapshot
 
 
 # --- the peer goes ----------------------------------------------------------------------------------------------------

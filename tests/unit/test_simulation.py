@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from ipaddress import IPv4Address
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -13,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from swanroam.protocol.correspondent import BURST, MAX_CHANGES
 from swanroam.protocol.events import Fact
 from swanroam.protocol.handover import Result
+from swanroam.protocol.seeker import SEEK_AFTER, SEEK_PAUSE, Seeker
 from unit.simulation import DEAD_PEER, FORGET_AFTER, GIVE_UP, GRACE, REFRESH, Crash, Host, World, address
 from unit.walks import SEED_VARIABLE, seeds
 
@@ -112,6 +114,85 @@ def test_both_hosts_move_hard_at_once_and_lose_each_other_but_leak_nothing():
     world.a.appear(address("a", 1), prefer=True)
     world.run(FORGET_AFTER)
     assert world.a.machine.mobile.settled or not world.a.ike_sas
+
+
+@pytest.mark.parametrize("named", ["a", "b", "ab"])
+@pytest.mark.parametrize("seed", range(1, 6))
+def test_both_hosts_move_hard_at_once_and_find_each_other_by_name(named: str, seed: int):
+    world = _world(seed)
+    world.name_hosts()
+    for host in world.hosts:
+        host.fallbacks = host.fallbacks if host.other.name in named else tuple
+        host.move(address(host.name, 2), keep=False)
+    world.run(3 * GIVE_UP)
+    assert world.converses(world.a, world.connections[0].pairs[world.a]), "the old connection goes on"
+    assert [host.machine.own.current for host in world.hosts] == [address("a", 2), address("b", 2)]
+    found = [host.name for host in world.hosts if _said(host, Fact.PEER_FOUND)]
+    assert found
+    assert set(found) <= {host.name for host in world.hosts if host.other.name in named}
+    _settle(world)
+
+
+def test_both_hosts_find_each_other_at_the_same_moment():
+    world = _world()
+    world.name_hosts()
+    for host in world.hosts:
+        host.move(address(host.name, 2), keep=False)
+        host.machine.mobile.seeker = Seeker(lambda: 0.0)
+    world.run(3 * GIVE_UP)
+    assert all(_said(host, Fact.PEER_FOUND) for host in world.hosts)
+    _settle(world)
+
+
+@pytest.mark.parametrize("moment", [0.05, SEEK_AFTER + 0.3, SEEK_AFTER * 1.5 + 0.3])
+@pytest.mark.parametrize("crash", [None, *Crash])
+def test_crash_of_either_controller_while_it_seeks(moment: float, crash: Crash | None):
+    for name in "ab":
+        world = _world()
+        world.name_hosts()
+        for host in world.hosts:
+            host.move(address(host.name, 2), keep=False)
+        world.run(moment)
+        host = getattr(world, name)
+        if crash is None:
+            host.restart()
+        else:
+            host.crash = crash
+        world.run(3 * GIVE_UP)
+        _settle(world)
+
+
+def test_a_name_that_leads_to_nobody_or_to_others_changes_nothing():
+    world = _world()
+    before = {host: (host.machine.peer, host.machine.correspondent.proven) for host in world.hosts}
+    elsewhere = (IPv4Address("203.0.113.1"), IPv4Address("203.0.113.2"), IPv4Address("127.0.0.1"))
+    for host in world.hosts:
+        host.fallbacks = lambda: elsewhere
+        host.move(address(host.name, 2), keep=False)
+    assert not world.calm()
+    for host in world.hosts:
+        assert (host.machine.peer, host.machine.correspondent.proven) == before[host]
+        assert _said(host, Fact.PEER_NOT_FOUND)
+        assert not _said(host, Fact.PEER_FOUND)
+        assert not {entry.outer.remote for entry in host.applied.carried} & set(elsewhere)
+    # the name is put right, in the end
+    world.name_hosts()
+    _settle(world)
+
+
+def test_the_name_is_changed_late_and_the_old_connection_still_lives():
+    world = _world()
+    for host in world.hosts:
+        host.move(address(host.name, 2), keep=False)
+    world.run(2 * SEEK_PAUSE[1])
+    world.name_hosts()
+    world.run(SEEK_PAUSE[1] + GIVE_UP)
+    assert world.converses(world.a, world.connections[0].pairs[world.a])
+    _settle(world)
+
+
+def _said(host: Host, fact: Fact) -> bool:
+    return any(report.fact is fact for report in host.reports)
 
 
 def test_correspondent_without_a_controller_is_left_alone():
@@ -239,14 +320,17 @@ def test_random_walk(seed: int):
     """Anything may happen for a while; at no moment may anything be unsafe, and peace must mend everything."""
     try:
         _walk(seed)
+        assert _walk(seed, named=True), "hosts that have names can't lose each other"
     except AssertionError:
         print(f"to see this walk again: {SEED_VARIABLE}={seed}")
         raise
 
 
-def _walk(seed: int, steps: int = 40) -> bool:
+def _walk(seed: int, steps: int = 40, *, named: bool = False) -> bool:
     """False when the hosts lost each other."""
     world = World(seed, active=(True, seed % 4 != 0))
+    if named:
+        world.name_hosts()
     choose = random.Random(seed + 1)
     world.run(2)
     for _ in range(steps):

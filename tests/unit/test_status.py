@@ -16,6 +16,7 @@ from swanroam.daemon.control_channel import ControlChannel
 from swanroam.daemon.status import Status
 from swanroam.ike.associations import IkeSa
 from swanroam.ike.vici import ViciClient
+from swanroam.protocol import seeker
 from swanroam.protocol.authorisation import Ground
 from swanroam.protocol.events import AddressesRead, Association, AssociationsRead
 from swanroam.protocol.host_state import Pair
@@ -126,6 +127,29 @@ def test_a_controller_that_does_not_answer_is_asked_about(tmp_path: Path) -> Non
         assert peer["problem"].startswith("is swanroam running there?")
 
     on_stage(tmp_path, story, timing="first_retransmit: 20ms, give_up: 1s")
+
+
+def test_a_peer_that_is_lost_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(seeker, "SEEK_AFTER", 0.05)
+    host = FakeHost()
+    host.names = (Q,)
+
+    async def story(stage: Stage) -> None:
+        await registered(stage)
+        stage.change(1, P)
+        assert (await View(stage).peer())["sought_at"] is None
+        stage.submit(AddressesRead(B, frozenset({B})))
+        await stage.until(lambda: f"establish {Pair(B, Q)}" in host.log)
+        peer = await View(stage).peer()
+        assert peer["sought_at"] == [str(Q)]
+        assert peer["state"] == "lost: we moved, and it is not where it was"
+        assert "`fallback`" in peer["problem"]
+        stage.acknowledge()
+        await stage.until(lambda: stage.peer.machine.mobile.settled)
+        peer = await View(stage).peer()
+        assert (peer["sought_at"], peer["problem"]) == (None, "")
+
+    on_stage(tmp_path, story, host=host)
 
 
 def test_where_only_the_peer_moves_it_is_the_one_to_register(tmp_path: Path) -> None:
@@ -294,6 +318,7 @@ DOCUMENT: dict[str, Any] = {
             "peer": {"current": "2001:db8::1", "deprecated": []},
             "unproven": "2001:db8::1",
             "refusals": {"stale": 2, "outside_allow": 7},
+            "sought_at": [f"{LONG}4444", f"{LONG}5555"],
             "associations": [
                 {"ike_id": 12345, "local": f"{LONG}1111", "remote": f"{LONG}9999", "control": True, "complete": False}
             ],

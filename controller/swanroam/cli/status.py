@@ -69,6 +69,8 @@ def _peer(peer: dict[str, Any]) -> list[str]:
             old = f", still using {', '.join(binding['deprecated'])}" if binding["deprecated"] else ""
             proof = " (not proven yet)" if binding is peer["peer"] and peer["unproven"] is not None else ""
             lines += _line(label, f"{binding['current']}{proof}{old}")
+    if peer["sought_at"] is not None:
+        lines += _line("looked for", f"at {', '.join(peer['sought_at'])}" if peer["sought_at"] else "no other address")
     for association in peer["associations"]:
         what = _children(peer, association)
         where = f"{association['local']} - {association['remote']}"

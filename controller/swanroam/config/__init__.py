@@ -13,6 +13,7 @@ Nothing here knows the kernel, charon or the daemon.
   loader.py     the steps from path to `Config`
 """
 
+from swanroam.config.kinds import host
 from swanroam.config.loader import DEFAULT_PATH, load_config, parse_config
 from swanroam.config.model import (
     AddressSettings,
@@ -50,6 +51,7 @@ __all__ = [
     "SocketSettings",
     "TimingSettings",
     "TransportMethod",
+    "host",
     "load_config",
     "parse_config",
 ]

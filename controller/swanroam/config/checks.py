@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from ipaddress import IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv6Address, IPv6Network
 
 from swanroam.config.kinds import render_duration
 from swanroam.config.model import (
@@ -11,7 +11,9 @@ from swanroam.config.model import (
     DEFAULT_PORT,
     DEFAULT_PREFIX,
     CarrierSettings,
+    IPAddress,
     IPNetwork,
+    Moves,
     TimingSettings,
 )
 from swanroam.config.problems import Problems
@@ -149,6 +151,7 @@ def _check_peers(root: Values, problems: Problems) -> None:
             )
         allow = peer.values.get("allow")
         _check_allow(peer, allow, problems)
+        _check_fallback(root, peer, problems)
     _check_allow(root.section("defaults"), root.section("defaults").values.get("allow"), problems)
     _check_unique(peers, "identity", problems)
     _check_names(peers, problems)
@@ -165,7 +168,21 @@ def _check_allow(values: Values, allow: object, problems: Problems) -> None:
             )
 
 
-def _never_reachable(network: IPNetwork) -> bool:
+def _check_fallback(root: Values, peer: Values, problems: Problems) -> None:
+    hosts = peer.values.get("fallback", ())
+    if not isinstance(hosts, tuple):
+        return
+    place, path = peer.place_of("fallback"), peer.path_of("fallback")
+    if hosts and peer.values.get("moves", root.section("defaults").values.get("moves")) is Moves.PEER:
+        problems.add(place, path, "is only used by a host that may move, and moves is 'peer'; remove one of them")
+    for host in sorted({str(host) for host in hosts if hosts.count(host) > 1}):
+        problems.add(place, path, f"names '{host}' twice; remove one of them")
+    for host in hosts:
+        if isinstance(host, IPv4Address | IPv6Address) and (_never_reachable(host) or host.is_unspecified):
+            problems.add(place, path, f"contains {host}, where no peer can be reached; remove it")
+
+
+def _never_reachable(network: IPNetwork | IPAddress) -> bool:
     """IPv4 link-local is for who wants it. For IPv6 neither messages nor carriers tell which link is meant."""
     link_local = network.version == 6 and network.is_link_local
     return network.is_loopback or link_local or network.is_multicast

@@ -9,7 +9,7 @@ import difflib
 import re
 from dataclasses import dataclass
 from enum import Enum
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -242,6 +242,36 @@ class Address:
             problems.add(place_of(node), path, f"is {shorten(text)}; write {self.expected}")
             return INVALID
         return address
+
+
+_LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_NAME = re.compile(rf"(?!.*(^|\.)[0-9]+\.?$)({_LABEL}\.)*{_LABEL}\.?")
+"""A DNS name (RFC 1123 §2.1). One whose last label is a number would be read as an IPv4 address, `10.1` as 10.0.0.1."""
+
+
+def host(text: str) -> IPv4Address | IPv6Address | str | None:
+    """The address or DNS name of a host; None when it is neither."""
+    try:
+        return None if "%" in text else ip_address(text)
+    except ValueError:
+        return text if len(text) <= 253 and _NAME.fullmatch(text) else None
+
+
+@dataclass(frozen=True, slots=True)
+class HostName:
+    """The address or DNS name of a host that others can reach."""
+
+    expected: str = "an address or a DNS name such as server.example.org"
+
+    def read(self, node: yaml.Node, path: str, problems: Problems) -> object:
+        text = Text(self.expected).read(node, path, problems)
+        if isinstance(text, Invalid):
+            return INVALID
+        found = host(text)
+        if found is None:
+            problems.add(place_of(node), path, f"is '{shorten(text)}'; write {self.expected}")
+            return INVALID
+        return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from pathlib import Path
 
 IPNetwork = IPv4Network | IPv6Network
+IPAddress = IPv4Address | IPv6Address
 
 VIRTUAL_INTERFACES = ("docker*", "br-*", "veth*", "virbr*")
 """Interfaces of containers and virtual machines: their addresses lead nowhere from outside."""
@@ -165,6 +166,9 @@ class PeerSettings:
     grace: float = 10.0
     children: tuple[str, ...] | None = None
     """Names of the CHILD_SAs to move; None: every one that is installed."""
+    fallback: tuple[IPAddress | str, ...] | None = None
+    """Where it may be found when both hosts have moved at once: addresses and DNS names, in the order in which they
+    are tried; None: what the connection has as `remote_addrs`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from swanroam.config.kinds import (
     Address,
     Choice,
     Duration,
+    HostName,
     Integer,
     Kind,
     ListOf,
@@ -78,6 +79,7 @@ _PEER: dict[str, Kind] = {
     "name": Text("a short name without spaces", r"[^\s\x00-\x1f\x7f]+", 63),
     **_SHARED,
     "children": ListOf(_SWANCTL_NAME, "[data]", may_be_empty=False),
+    "fallback": ListOf(HostName(), "[server.example.org, 192.0.2.7]"),
     "control_address": Address(),
 }
 

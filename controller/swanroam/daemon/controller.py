@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from ipaddress import IPv6Address
 from typing import Any, Protocol
 
@@ -18,6 +18,7 @@ import structlog
 from swanroam.config import Config, FilterMethod, PeerSettings, TransportMethod
 from swanroam.daemon.journal import Journal, JournalError
 from swanroam.daemon.reports import Reports
+from swanroam.daemon.surroundings import asked_about, surroundings
 from swanroam.daemon.translation import (
     ANY_TRAFFIC,
     HostFacts,
@@ -34,11 +35,13 @@ from swanroam.protocol.events import (
     EstablishFilters,
     Event,
     Fact,
+    FallbacksResolved,
     MessageReceived,
     MigrateFilters,
     ReadUsage,
     ReleaseFilters,
     Report,
+    ResolveFallbacks,
     Send,
     StateApplied,
     TimerExpired,
@@ -46,7 +49,7 @@ from swanroam.protocol.events import (
 )
 from swanroam.protocol.handover import Handover
 from swanroam.protocol.host_state import Pair
-from swanroam.protocol.messages import INSTANCE_SIZE, AddressChange, IPAddress, Message, Method, PathResponse
+from swanroam.protocol.messages import INSTANCE_SIZE, IPAddress, Message, Method
 from swanroam.protocol.peer import PeerMachine
 from swanroam.protocol.settings import MobileSettings
 from swanroam.protocol.settings import PeerSettings as MachineSettings
@@ -89,6 +92,9 @@ class Host(Protocol):
 
     async def release(self, peer: PeerSettings, action: ReleaseFilters, current: Pair | None) -> Event | None:
         """Terminates the IKE_SAs of an address; `current` is the pair that stays. None when some are left."""
+
+    async def resolve(self, peer: PeerSettings, action: ResolveFallbacks) -> Event:
+        """Finds out the addresses at which a peer may be."""
 
 
 class Sockets(Protocol):
@@ -251,11 +257,14 @@ class Controller:
         loop = asyncio.get_running_loop()
         if isinstance(event, MessageReceived):
             peer.pending -= 1
-            try:
-                peer.machine.surroundings = await self._surroundings(peer, event.message)
-            except HostError as error:
-                peer.log.error("address_change_not_checked", error=str(error))  # the peer will repeat it
-                return
+        try:
+            if (asked := asked_about(event)) is not None:
+                peer.machine.surroundings = await self._surroundings(peer, asked)
+        except HostError as error:
+            peer.log.error("address_change_not_checked", error=str(error))
+            if not isinstance(event, FallbacksResolved):
+                return  # the peer will repeat it
+            event = FallbacksResolved(())  # asked for again in the next round
         actions = peer.machine.feed(event, loop.time())
         try:
             changed = self._stirred(peer, event) and await self._apply_all()
@@ -283,24 +292,13 @@ class Controller:
         pending = self._applied is None or bool(self.not_journalled)
         return pending or not isinstance(event, MessageReceived) or peer.standing != before
 
-    async def _surroundings(self, peer: Peer, message: Message) -> Surroundings:
-        """What has to be known of addresses to judge a message. Raises HostError."""
-        machines = [other.machine for other in self.peers.values() if other is not peer]
-        match message:
-            case PathResponse():
-                return Surroundings(registered=_registered(machines))
-            case AddressChange(current=current):
-                own = set(self.own_addresses)
-                for other in self.peers.values():
-                    if (binding := other.machine.own) is not None:
-                        own.update(binding.addresses)  # also those that only the carrier device has
-                if current not in own and await self._host.is_own(current):
-                    own.add(current)
-                registered = _registered(machines)
-                others = registered.union(*(machine.seen for machine in machines))
-                return Surroundings(frozenset(own), others, registered, self.config.control.prefix)
-            case _:
-                return Surroundings()
+    async def _surroundings(self, peer: Peer, asked: Collection[IPAddress]) -> Surroundings:
+        """See `surroundings`. Raises HostError."""
+        machines = {identity: other.machine for identity, other in self.peers.items()}
+        bindings = [machine.own for machine in machines.values() if machine.own is not None]
+        own = self.own_addresses.union(*(binding.addresses for binding in bindings))  # some only the carrier device has
+        del machines[peer.settings.identity]
+        return await surroundings(asked, own, machines.values(), self._host.is_own, self.config.control.prefix)
 
     async def _apply_all(self) -> bool:
         """Journal first, then the kernel: what a crash leaves behind is known. Raises HostError."""
@@ -351,6 +349,8 @@ class Controller:
                 self._start(peer, self._host.migrate(peer.settings, action, peer.children))
             case ReleaseFilters():
                 self._start(peer, self._host.release(peer.settings, action, peer.machine.pair))
+            case ResolveFallbacks():
+                self._start(peer, self._host.resolve(peer.settings, action))
             case ReadUsage(address):
                 machine = peer.machine
                 own = machine.own is not None and address in machine.own.addresses
@@ -376,10 +376,6 @@ class Controller:
         if (deadline := peer.machine.deadline()) is not None:
             loop = asyncio.get_running_loop()
             self._timers[peer.settings.identity] = loop.call_at(deadline, self.submit, peer, TimerExpired())
-
-
-def _registered(machines: Iterable[PeerMachine]) -> frozenset[IPAddress]:
-    return frozenset(address for machine in machines for address in machine.correspondent.claimed)
 
 
 def _in_use(machine: PeerMachine) -> bool:

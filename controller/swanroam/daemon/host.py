@@ -20,6 +20,7 @@ import structlog
 from swanroam.config import Config, GuardNew, PeerSettings
 from swanroam.daemon.controller import HostError
 from swanroam.daemon.definitions import CachedDefinitions
+from swanroam.daemon.fallbacks import Fallbacks
 from swanroam.daemon.translation import KernelState, carrier_settings
 from swanroam.ike.associations import IkeSa, list_ike_sas
 from swanroam.ike.messages import IkeError
@@ -70,6 +71,7 @@ class LocalHost:
         self._definitions = CachedDefinitions(config)
         self._client = client
         self._filters = Renegotiate(client, self._definitions.read)
+        self.resolve = Fallbacks(self._definitions.read).resolve
         self._stack = AsyncExitStack()
         self._inherited = True
         self._releasing: set[tuple[str, IPAddress]] = set()

@@ -127,6 +127,6 @@ def _opened(path: Path, flags: int) -> Iterator[int]:
 
 def _sequences_only(peer: dict[str, Any]) -> dict[str, Any]:
     nothing = ("own", "peer", "remembered_peer", "proven", "accepted", "handover", "migrated")
-    none_of = ("ours", "disclosed", "lingering")
+    none_of = ("ours", "disclosed", "lingering", "unannounced")
     empty = dict.fromkeys(nothing) | {name: [] for name in none_of}
     return peer | empty | {"managed": False, "crossing": "none", "led": False}

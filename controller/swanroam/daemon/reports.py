@@ -22,6 +22,7 @@ BURST, INTERVAL = 5, 60.0
 _WARNINGS = frozenset(
     {
         Fact.PEER_SILENT,
+        Fact.PEER_NOT_FOUND,
         Fact.CHANGE_REFUSED_BY_PEER,
         Fact.CHANGE_REFUSED,
         Fact.PATH_NOT_PROVEN,
@@ -34,7 +35,12 @@ _WARNINGS = frozenset(
 _AT_WILL = frozenset({Fact.CHANGE_STALE, Fact.CHANGE_REFUSED, Fact.PATH_NOT_PROVEN, Fact.UNEXPECTED_MESSAGE})
 """What each message of a peer can cause, without anything being changed."""
 
-_TROUBLES = _WARNINGS - {Fact.PEER_SILENT, Fact.CHANGE_REFUSED_BY_PEER, Fact.SOCKETS_ENDED}
+_TROUBLES = _WARNINGS - {
+    Fact.PEER_SILENT,
+    Fact.PEER_NOT_FOUND,
+    Fact.CHANGE_REFUSED_BY_PEER,
+    Fact.SOCKETS_ENDED,
+}
 """Warnings that `status` goes on showing; the others are seen in the machine's own state."""
 _MENDED = frozenset({Fact.HANDOVER_FINISHED, Fact.PEER_REGISTERED, Fact.CHANGE_ACCEPTED, Fact.PATH_PROVEN})
 """What ends a trouble."""

@@ -90,6 +90,7 @@ class Status:
             "proven": _text(correspondent.proven),
             "unproven": _text(correspondent.unproven),
             "held_back": correspondent.credit.held_back,
+            "sought_at": None if (places := mobile.seeker.sought_at) is None else [str(place) for place in places],
             "sequence": mobile.sequence,
             "last_sequence": correspondent.last_sequence,
             "refused": sum(correspondent.refusals.values()),
@@ -136,6 +137,8 @@ def _state(peer: Peer) -> str:
         if not machine.mobile.settings.active:
             return "not managed: its controller has not registered"
         return "not managed: its controller has not answered"
+    if machine.mobile.seeker.sought_at:
+        return "lost: we moved, and it is not where it was"
     if machine.mobile.silent:
         return "its controller does not answer"
     if machine.mobile.handover is not None:
@@ -164,6 +167,11 @@ def _problem(peer: Peer, control: str) -> str:
         return f"it refuses our address: {mobile.refusal}"
     if not machine.managed:
         return _why_unmanaged(peer, control)
+    if mobile.seeker.sought_at:
+        return (
+            "it is not where it was when we moved: its path is dead, its controller was stopped, or it has moved as "
+            "well. It is looked for by what stands in `fallback` (default: remote_addrs of the connection)"
+        )
     if mobile.silent:
         return "its controller does not answer: is swanroam running there? Connections go on while no address changes"
     if peer.trouble is not None:

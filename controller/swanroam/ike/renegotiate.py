@@ -149,6 +149,8 @@ class Renegotiate:
         These are the tunnel-mode children between fixed addresses; transport-mode children differ by their
         addresses and stay. For an address pair that both hosts take for current: nothing more is ended once `wanted`
         is false, or the next pair would lose what it has just been given. Returns what was ended.
+
+        Last, a second IKE_SA for the pair of `ike_sa` is ended, if the peer has made one at the same moment.
         """
         connection = original_name(ike_sa.name)
         usable = [child for child in ike_sa.children if child.is_usable]
@@ -164,7 +166,27 @@ class Renegotiate:
                         return tuple(ended)
                     await self._end_child(other, child)
                 ended.append(child)
+        if wanted():
+            await self.end_doubles(ike_sa, wanted)
         return tuple(ended)
+
+    async def end_doubles(self, ike_sa: IkeSa, wanted: Callable[[], bool] = lambda: True) -> None:
+        """End all IKE_SAs but one that both hosts have made for the address pair of `ike_sa` at the same moment.
+
+        Either host keeps that of the lowest initiator's SPI, so neither ends what the other keeps. All its children
+        must be in each; those of one initiator only are none of ours (reauthentication makes two for a moment).
+        """
+        names = {child.name for child in ike_sa.children if child.is_usable}
+        doubles = [
+            other
+            for other in await self.find(original_name(ike_sa.name), ike_sa.remote.identity)
+            if _same_pair(other, ike_sa) and names <= {child.name for child in other.children if child.is_usable}
+        ]
+        if len({double.initiator for double in doubles}) < 2:
+            return
+        for double in sorted(doubles, key=lambda double: double.initiator_spi)[1:]:
+            if wanted():
+                await self.release(double.unique_id)
 
     async def release(self, ike_unique_id: int) -> None:
         """End an IKE_SA with its children: with the peer's consent, or without it after the time limit.

@@ -50,7 +50,11 @@ class Announcer:
         """What the peer is told at this sequence; see Disclosure."""
         self.accepted: IPAddress | None = None
         """The current address that the peer accepted last: the way back."""
+        self.certain: IPAddress | None = None
+        """Where the peer takes us to be. None when it may have accepted something else, and its answer was lost."""
         self.silent = False
+        self.unheard_since: float | None = None
+        """When the first message was sent that the peer has not answered in any way."""
         self.peer_grace = 0.0
         self._proven = False
         self._token = token
@@ -75,7 +79,7 @@ class Announcer:
     def restore(self, snapshot: Snapshot) -> None:
         """Takes over what an earlier run knew."""
         self.sequence = snapshot.sequence
-        self.accepted = snapshot.accepted
+        self.accepted = self.certain = snapshot.accepted
         if snapshot.own is not None:
             self.disclosure.accepted(snapshot.disclosed)
             self.announced = self.disclosure.announcement(snapshot.own)
@@ -83,7 +87,7 @@ class Announcer:
     def forget(self) -> None:
         """The peer is gone: whatever it knew of us counts for nothing."""
         self._proven = self.silent = False
-        self.accepted = self._challenge = self._refresh_due = None
+        self.accepted = self.certain = self.unheard_since = self._challenge = self._refresh_due = None
         self._acknowledged = 0
         self._exchange.stop()
         self.disclosure.clear()
@@ -99,6 +103,7 @@ class Announcer:
         self._exchange.begin(now)
         if moved:
             self._proven = self.silent = False
+            self.unheard_since = None
 
     def outdated(self, binding: Binding) -> bool:
         """The peer was told something else: the binding changed, or an old address got or lost its IKE_SA."""
@@ -107,6 +112,7 @@ class Announcer:
     def hasten(self, now: float) -> None:
         """The path to the peer is another one."""
         self._exchange.hasten(now)
+        self.unheard_since = None
 
     def peer_started(self, now: float, *, again: bool) -> None:
         """It can be asked now; what one before it has acknowledged it may have forgotten."""
@@ -121,6 +127,8 @@ class Announcer:
 
     def associations_read(self, associations: Collection[Association], now: float) -> None:
         control = frozenset(association.ike_id for association in associations if association.control)
+        if control - self._control:
+            self.unheard_since = None
         if control and not self._control and self._exchange.began is not None:
             self._exchange.begin(now)  # till now nothing could be sent, so nobody was silent
         elif control - self._control:
@@ -132,6 +140,7 @@ class Announcer:
         if message.sequence != self.sequence or message.nonce != self._nonce or self.announced is None:
             return Answer.IGNORED
         self.silent = False
+        self.unheard_since = None
         if message.verdict is Verdict.STALE and message.last_sequence < MAX_SEQUENCE // 2:
             self.announce(binding, now, above=message.last_sequence)
             self._stale_answers += 1
@@ -145,7 +154,7 @@ class Announcer:
             return Answer.REFUSED
         self._stale_answers = 0
         self._acknowledged = self.sequence
-        self.accepted = self.announced.current
+        self.accepted = self.certain = self.announced.current
         self.disclosure.accepted(self.announced.addresses)
         self.peer_grace = message.grace_ms / 1000
         if message.challenge is None:
@@ -192,7 +201,11 @@ class Announcer:
                 method=self.settings.method,
                 instance=self.settings.instance,
             )
+            if message.current != self.certain:
+                self.certain = None
         self._exchange.sent(now)
+        if self.unheard_since is None:
+            self.unheard_since = now
         if self._exchange.attempts >= QUICK_TRIES:
             # The acknowledgment of our response may be lost, or the challenge be an old one: ask anew.
             self._challenge = None

@@ -103,6 +103,11 @@ def authorise(
     )
 
 
+def habitable(address: IPAddress, policy: Policy, surroundings: Surroundings) -> bool:
+    """The peer can be there, as far as anybody here knows; whether it may move there is asked when it says so."""
+    return not (_unsuitable(address, policy, surroundings) or _taken(address, surroundings.own, surroundings.others))
+
+
 def _unsuitable(address: IPAddress, policy: Policy, surroundings: Surroundings) -> Refusal | None:
     if problem := unusable(address):
         return Refusal(Verdict.NOT_ALLOWED, Ground.NO_HOST, f"{address} is {problem}")

@@ -14,7 +14,8 @@ control datagrams go there as well (RFC 9000 §9.3.2). The peer's next retransmi
 that was never proven is *doubtful*: it keeps no other peer from having it.
 
 Addresses that left the binding stay guarded (`lingering`) as long as sockets of this host are connected to them: the
-kernel would retransmit their data to the released address without any policy, in clear.
+kernel would retransmit their data to the released address without any policy, in clear. So do those that never were in
+it, when their IKE_SA has gone.
 """
 
 from __future__ import annotations
@@ -107,6 +108,8 @@ class Correspondent:
         self._challenge_ends = 0.0
         self._bucket = _Bucket()
         self._lingering: dict[IPAddress, _Lingering] = {}
+        self._seen: frozenset[IPAddress] = frozenset()
+        """Its addresses in charon."""
 
     @property
     def lingering(self) -> tuple[IPAddress, ...]:
@@ -128,11 +131,23 @@ class Correspondent:
         """What the peer asks about its last announcement can be done: it is in force, and proven."""
         return self.binding is not None and self.unproven is None and not self.fallen_back
 
+    @property
+    def unannounced(self) -> tuple[IPAddress, ...]:
+        """Where charon has it, or had it in the last run, and it has not said so itself."""
+        if self.binding is None:
+            return ()
+        return tuple(sorted(self._seen.difference(self._lingering, self.binding.addresses), key=str))
+
+    def associated(self, own: IPAddress, associations: Collection[Association]) -> list[Pair]:
+        """Pairs that charon has an IKE_SA for; those of the last run, until charon is read. `own`: our address."""
+        return [known.pair for known in associations] or [Pair(own, address) for address in self.unannounced]
+
     def restore(self, snapshot: Snapshot, now: float) -> None:
         """Takes over what an earlier run knew."""
         self.last_sequence = snapshot.last_sequence
         self.binding = snapshot.peer
         self.proven = snapshot.proven
+        self._seen = frozenset(snapshot.unannounced)
         if (current := self.unproven) is not None:
             self._doubtful.add(current)
         self._renew_challenge(now)
@@ -229,6 +244,10 @@ class Correspondent:
         """What to do next, given what is known now."""
         actions: list[Action] = []
         remotes = {association.pair.remote for association in associations}
+        for address in self.unannounced:
+            if address not in remotes:
+                self.linger(address, now)  # there may be sockets already
+        self._seen = frozenset(remotes)
         if self.binding is not None:
             pair = Pair(own_current, self.binding.current)
             if self.proven == self.binding.current and any(

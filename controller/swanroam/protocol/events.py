@@ -77,6 +77,13 @@ class UsageRead:
 
 
 @dataclass(frozen=True, slots=True)
+class FallbacksResolved:
+    """Where the peer may be found, in the order of the configuration. Nothing of it is proven."""
+
+    addresses: tuple[IPAddress, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class StateApplied:
     """The kernel has the wanted state."""
 
@@ -94,6 +101,7 @@ Event = (
     | FiltersFailed
     | FiltersReleased
     | UsageRead
+    | FallbacksResolved
     | StateApplied
     | TimerExpired
     | TransferEvent
@@ -145,11 +153,21 @@ class EndSockets:
     address: IPAddress
 
 
+@dataclass(frozen=True, slots=True)
+class ResolveFallbacks:
+    """Find out the addresses of one IP version at which the peer may be."""
+
+    version: int
+
+
 class Fact(enum.Enum):
     """What a report tells. The values are the log events."""
 
     PEER_REGISTERED = "peer_registered"
     PEER_SILENT = "peer_silent"
+    PEER_SOUGHT = "peer_sought"
+    PEER_FOUND = "peer_found"
+    PEER_NOT_FOUND = "peer_not_found"
     HANDOVER_STARTED = "handover_started"
     HANDOVER_STEP = "handover_step_finished"
     HANDOVER_FINISHED = "handover_finished"
@@ -178,4 +196,14 @@ class Report:
     """In one word, for whoever counts."""
 
 
-Action = Send | EstablishFilters | MigrateFilters | ReleaseFilters | ReadUsage | EndSockets | TransferOrder | Report
+Action = (
+    Send
+    | EstablishFilters
+    | MigrateFilters
+    | ReleaseFilters
+    | ReadUsage
+    | EndSockets
+    | ResolveFallbacks
+    | TransferOrder
+    | Report
+)

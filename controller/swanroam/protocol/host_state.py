@@ -113,11 +113,11 @@ def host_state(
     `peer_proven` is the last address of the peer that was proven, None when that one was released; `holds` tells
     whether we may move and so keep our addresses; `vacated` are those of ours that nothing but sockets which stay there
     uses, and that another host may have; `lingering` are pairs of released addresses that still have sockets and stay
-    guarded; `associated` are pairs that charon has an IKE_SA for: the peer may carry them already, from an
-    address that it could not announce yet. IP-in-IP from a lingering or deprecated address is let in, because it may be
-    the peer that has come back there; what is clear inside comes from its current address only. A pair whose remote
-    address is announced is native, and withheld until that is proven, also when it was proven once, long ago; with no
-    proven address all pairs are.
+    guarded; `associated` are pairs that charon has an IKE_SA for: they are guarded as well, should their CHILD_SAs go,
+    and the peer may carry them already, from an address that it could not announce yet. IP-in-IP from a lingering or
+    deprecated address is let in, because it may be the peer that has come back there; what is clear inside comes from
+    its current address only. A pair whose remote address is announced is native, and withheld until that is proven,
+    also when it was proven once, long ago; with no proven address all pairs are.
     """
     pairs = frozenset(Pair(local, remote) for local, remote in product(own.addresses, peer.addresses))
     announced = Pair(own.current, peer.current)
@@ -143,7 +143,7 @@ def host_state(
         reachable=held - frozenset(vacated),
         carried=frozenset(carried),
         admitted=pairs | associated,
-        guarded=pairs | lingering,
+        guarded=pairs | lingering | associated,
         shut=frozenset(peer.addresses) if holds else frozenset(),
         withheld=withheld,
         bypassed=pairs if busy and crossed is not Crossing.DONE else frozenset(),

@@ -20,9 +20,10 @@ IP-in-IP must itself be inside ESP may the packet inside be clear. `Crossing` sa
 from __future__ import annotations
 
 import enum
+from collections.abc import Collection
 from dataclasses import dataclass
 
-from swanroam.protocol.events import Action, MigrateFilters, Send
+from swanroam.protocol.events import Action, Association, MigrateFilters, Send
 from swanroam.protocol.host_state import Crossing, Pair
 from swanroam.protocol.messages import FiltersReply, FiltersRequest, Stage
 from swanroam.protocol.retransmission import Retransmission
@@ -101,6 +102,10 @@ class Leader:
             return [MigrateFilters(self.pair, data=True, control=True)], ""
         self._phase = _Phase.DONE
         return [], ""
+
+    def overtaken(self, pair: Pair | None, anew: Pair | None) -> bool:
+        """By another pair, or by new filters that one of the hosts has made for this one."""
+        return self.pair is not None and (self.pair != pair or (self.busy and self.pair == anew))
 
     def established(self, pair: Pair, now: float) -> bool:
         """This host's CHILD_SAs are moved; tells whether that was ours to know."""
@@ -186,3 +191,16 @@ class Follower:
 
 def _reply(request: FiltersRequest, reason: str = "") -> Send:
     return Send(FiltersReply(request.sequence, request.handover, request.stage, reason))
+
+
+def made_anew(
+    before: Collection[Association], after: Collection[Association], known: Pair | None = None
+) -> Pair | None:
+    """The pair of an IKE_SA that was made beside all that there were, so it has not been migrated there.
+
+    `known`: the last one, which counts as long as it is there.
+    """
+    had, has = ({association.pair for association in associations} for associations in (before, after))
+    if had and had < has:
+        return max(has - had)
+    return known if known in has else None

@@ -12,6 +12,7 @@ every event `advance` looks at the difference and does the first thing that is m
     a challenge is unanswered ........................... send the path response, retransmit
     no filters for (own current, peer's current) ........ establish them
     another address is preferred ....................... move: a new binding, a new sequence
+    the peer can't be told where we are ................ look for it elsewhere (`seeker`)
     sockets on a deprecated address ..................... move them (`leader`)
     a deprecated address is past its grace period ....... count its sockets; with none: release its filters
     its filters are gone, and still no socket uses it ... take it out of the binding
@@ -47,6 +48,7 @@ from swanroam.protocol.handover import Handover, Result, Step
 from swanroam.protocol.host_state import Pair
 from swanroam.protocol.messages import HANDOVER_SIZE, Acknowledgment, IPAddress, Verdict
 from swanroam.protocol.release import Releases
+from swanroam.protocol.seeker import Seeker
 from swanroam.protocol.settings import MobileSettings
 from swanroam.protocol.snapshot import Snapshot
 
@@ -65,6 +67,7 @@ class Mobile:
         self.ready = False
         """The current pair is proven and has its filters: sockets can move there, and old addresses go."""
         self._token = token
+        self._jitter = jitter
         self._preferred: IPAddress | None = None
         self._rejected: IPAddress | None = None
         """The preferred address, when it failed: not tried again until another is preferred, IKE gets through from it,
@@ -72,6 +75,7 @@ class Mobile:
         self._usable: frozenset[IPAddress] = frozenset()
         self._filters = Filters()
         self._releases = Releases(settings.end_after)
+        self.seeker = Seeker(jitter)
 
     @property
     def sequence(self) -> int:
@@ -119,6 +123,7 @@ class Mobile:
         self.announcer.forget()
         self._filters = Filters()
         self._releases.clear()
+        self.seeker = Seeker(self._jitter)
 
     # --- what came in -----------------------------------------------------------------------------------------
 
@@ -168,10 +173,15 @@ class Mobile:
         actions += self._step(Step.ACKNOWLEDGED, now)
         return actions + (self._step(Step.PROVEN, now) if self.settled else [])
 
-    def filters_established(self, pair: Pair, now: float) -> None:
+    def filters_established(self, pair: Pair, now: float) -> list[Action]:
+        found = self.seeker.established(pair, now)
         self._filters.established(pair, now)
+        return found or []
 
     def filters_failed(self, pair: Pair, reason: str, now: float) -> list[Action]:
+        sought = self.seeker.failed(pair, reason, now)
+        if sought is not None:
+            return sought
         self._filters.failed(pair, now)
         return [Report(Fact.FILTERS_FAILED, f"{pair}: {reason}", self.handover)]
 
@@ -252,13 +262,28 @@ class Mobile:
         actions += self._release(now, ready=self.ready and not transferring)
         return actions
 
+    def seek(self, peer: Binding | None, now: float, *, certain: bool) -> list[Action]:
+        """Looks for a peer that has moved while we did. `peer`: its binding; None if it does not tell its addresses;
+        `certain`: that is what it announced last, and proven."""
+        if self.binding is None or peer is None or not self.settings.active:
+            return []
+        current = self.binding.current
+        lost = self.managed and self.announcer.certain != current and current in self._usable
+        actions = self.seeker.settled(self.binding, peer) if self.ready and certain else []
+        return actions + self.seeker.advance(self.binding, peer, self.announcer.unheard_since if lost else None, now)
+
     def transported(self, now: float) -> list[Action]:
         """The sockets that can move have moved."""
         return self._step(Step.TRANSPORT, now)
 
     def deadlines(self) -> list[float]:
         """Times at which `advance` may have something to do."""
-        return [*self.announcer.deadlines(), *self._filters.deadlines(), *self._releases.deadlines()]
+        return [
+            *self.announcer.deadlines(),
+            *self._filters.deadlines(),
+            *self._releases.deadlines(),
+            *self.seeker.deadlines(),
+        ]
 
     # --- inside -----------------------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any
 
-from swanroam.protocol.authorisation import Surroundings
+from swanroam.protocol.authorisation import Surroundings, habitable
 from swanroam.protocol.binding import Binding
 from swanroam.protocol.correspondent import Correspondent
 from swanroam.protocol.events import (
@@ -29,6 +29,7 @@ from swanroam.protocol.events import (
     EstablishFilters,
     Event,
     Fact,
+    FallbacksResolved,
     FiltersEstablished,
     FiltersFailed,
     FiltersReleased,
@@ -55,7 +56,7 @@ from swanroam.protocol.messages import (
     TransferReply,
     TransferRequest,
 )
-from swanroam.protocol.migration import Follower, Leader
+from swanroam.protocol.migration import Follower, Leader, made_anew
 from swanroam.protocol.mobile import Mobile
 from swanroam.protocol.retransmission import Retransmission
 from swanroam.protocol.settings import PeerSettings
@@ -89,6 +90,7 @@ class PeerMachine:
         self.surroundings = Surroundings()
         self._renegotiated: Pair | None = None
         """Method migrate: the pair for which new filters have to be made after all."""
+        self._anew: Pair | None = None  # for which one of the hosts has made them
         self._remembered_peer: Binding | None = None
         self._present = 0.0
         """When there was last an IKE_SA with the peer, or a message of it."""
@@ -157,7 +159,9 @@ class PeerMachine:
                 peer_proven=self.correspondent.unproven is None,
                 transferring=self.transfers.busy,
             )
-            actions += self._led(advanced, now)
+            half = self.correspondent
+            sought = self.mobile.seek(half.binding, now, certain=half.answerable)
+            actions += self._led([*advanced, *sought], now)
             actions += self._transferred(pair, now)
             if self.crossing is not Crossing.NONE:
                 released = set(self.correspondent.lingering) - lingering
@@ -182,16 +186,17 @@ class PeerMachine:
             local = own.addresses if own is not None else ()
             return HostState(guarded=frozenset(Pair(a, b) for a in local for b in self.correspondent.lingering))
         registered = self.correspondent.binding is not None
-        return host_state(
+        state = host_state(
             own,
             peer,
             peer_proven=self.correspondent.proven if registered else peer.current,
             holds=self.settings.mobile.active,
             vacated=self._vacated(own),
             lingering=[Pair(a, b) for a in own.addresses for b in self.correspondent.lingering],
-            associated=[association.pair for association in self.associations],
+            associated=self.correspondent.associated(own.current, self.associations),
             crossing=self.crossing,
         )
+        return self.mobile.seeker.applied_to(state, own)
 
     def _vacated(self, own: Binding) -> Collection[IPAddress]:
         """Old addresses that another host may have, because what still uses them here stays with them."""
@@ -234,6 +239,7 @@ class PeerMachine:
             remembered_peer=self.peer,
             proven=correspondent.proven,
             lingering=correspondent.lingering,
+            unannounced=correspondent.unannounced,
             migrated=None if self.crossing is Crossing.NONE else self.pair,
             crossing=self.crossing,
             led=self.pair is not None and self.leader.crossing(self.pair) is not Crossing.NONE,
@@ -256,6 +262,7 @@ class PeerMachine:
     def _dispatch(self, event: Event, now: float) -> list[Action]:
         match event:
             case AssociationsRead(associations):
+                self._anew = made_anew(self.associations, associations, self._anew)
                 self.associations = associations
                 self.mobile.associations_read(associations, now)
                 return []
@@ -267,10 +274,10 @@ class PeerMachine:
             case FiltersEstablished(pair):
                 if self.follower.waiting_for(pair):
                     return self.follower.established(pair)
-                migrating = self.settings.mobile.method is Method.MIGRATE and self._renegotiated != pair
-                if not self.leader.established(pair, now) and not migrating:  # else of a move that was overtaken
-                    self.mobile.filters_established(pair, now)
-                return []
+                migrating = self.settings.mobile.method is Method.MIGRATE and pair != self._renegotiated
+                if self.leader.established(pair, now) or (migrating and pair != self.mobile.seeker.trying):
+                    return []  # the latter of a move that was overtaken
+                return self.mobile.filters_established(pair, now)
             case FiltersFailed(pair, reason):
                 if self.follower.waiting_for(pair):
                     return self.follower.failed(pair, reason)
@@ -279,6 +286,11 @@ class PeerMachine:
             case FiltersReleased(address):
                 self.mobile.filters_released(address, now)
                 return []
+            case FallbacksResolved(addresses):
+                possible = [
+                    address for address in addresses if habitable(address, self.settings.policy, self.surroundings)
+                ]
+                return self.mobile.seeker.resolved(possible, now)
             case UsageRead(address, sockets):
                 own = self.own is not None and address in self.own.addresses
                 half = self.mobile if own else self.correspondent
@@ -318,15 +330,14 @@ class PeerMachine:
         moving = handover is not None and not handover.reached(Step.FILTERS)
         if self.settings.mobile.method is not Method.MIGRATE or not moving:
             return self.associations
-        if self.follower.crossing(pair) is Crossing.DONE or (self.leader.pair == pair and self.leader.finished):
-            return self.associations
-        if self._renegotiated == pair:
+        led = self.leader.pair == pair and self.leader.finished
+        if led or self.follower.crossing(pair) is Crossing.DONE or pair in (self._renegotiated, self._anew):
             return self.associations
         return tuple(replace(association, complete=False) for association in self.associations)
 
     def _led(self, actions: list[Action], now: float) -> list[Action]:
         """Method migrate: what would establish filters leads the peer through moving them instead."""
-        if self.leader.pair is not None and self.leader.pair != self.pair:
+        if self.leader.overtaken(self.pair, self._anew):
             self.leader.reset()
         if self.leader.pair is not None and self.leader.busy and not self.associations:
             actions += self.mobile.filters_failed(self.leader.pair, "no IKE_SA is left to migrate", now)
@@ -347,7 +358,8 @@ class PeerMachine:
     def _can_migrate(self, pair: Pair) -> bool:
         """There are filters to be moved, and a peer that answers. Otherwise only IKE can help, with new ones."""
         finished = self.leader.pair == pair and self.leader.finished
-        return bool(self.associations) and self.mobile.settled and not finished
+        anew = self._anew is not None and self._anew.local == pair.local  # which may not have been announced yet
+        return bool(self.associations) and self.mobile.settled and not (finished or anew)
 
     def _transferred(self, pair: Pair, now: float) -> list[Action]:
         """Moves sockets on old pairs, once the current one can take them."""
@@ -372,7 +384,7 @@ class PeerMachine:
 
     def _requested(self, message: FiltersRequest) -> list[Action]:
         half, pair = self.correspondent, self.pair
-        if pair is None or not half.answerable or message.sequence != half.last_sequence:
+        if pair in (None, self._anew) or not half.answerable or message.sequence != half.last_sequence:
             return [Report(Fact.UNEXPECTED_MESSAGE, "a filters request that is not about the announced address")]
         return self.follower.requested(message, pair)
 

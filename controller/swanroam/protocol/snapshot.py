@@ -31,6 +31,8 @@ class Snapshot:
     """As far as it is known at all."""
     proven: IPAddress | None
     lingering: tuple[IPAddress, ...]
+    unannounced: tuple[IPAddress, ...]
+    """Of the peer, known from charon alone. An older journal does not have it."""
     migrated: Pair | None
     """Method migrate: the pair to which the filters are being or were moved."""
     crossing: Crossing
@@ -51,6 +53,7 @@ class Snapshot:
             "remembered_peer": _binding_out(self.remembered_peer),
             "proven": _address_out(self.proven),
             "lingering": _addresses_out(self.lingering),
+            "unannounced": _addresses_out(self.unannounced),
             "migrated": None if self.migrated is None else [str(self.migrated.local), str(self.migrated.remote)],
             "crossing": self.crossing.value,
             "led": self.led,
@@ -73,6 +76,7 @@ class Snapshot:
                 remembered_peer=_binding_in(stored["remembered_peer"]),
                 proven=_address_in(stored["proven"]),
                 lingering=_addresses_in(stored["lingering"]),
+                unannounced=_addresses_in(stored.get("unannounced", [])),
                 migrated=None if stored["migrated"] is None else Pair(*_addresses_in(stored["migrated"])),
                 crossing=Crossing(stored["crossing"]),
                 led=bool(stored["led"]),
