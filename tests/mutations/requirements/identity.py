@@ -68,7 +68,7 @@ REQUIREMENTS = (
         text="The new address is one that the configuration lets this peer move to and that hosts elsewhere reach: not "
         "loopback, multicast, link-local, reserved, and none of ours.",
         sources="RFC 4555 §3.5, §4.1.1; RFC 6890",
-        where=("protocol/authorisation.py", "daemon/controller.py"),
+        where=("protocol/authorisation.py", "daemon/surroundings.py"),
         tests=(
             *at(
                 AUTHORISATION,
@@ -136,8 +136,8 @@ REQUIREMENTS = (
                 "the machine of a peer is not told which addresses this host has",
                 (
                     Edit(
-                        "daemon.controller:Controller._surroundings",
-                        "return Surroundings(frozenset(own),",
+                        "daemon.surroundings:surroundings",
+                        "return Surroundings(frozenset(here),",
                         "return Surroundings(frozenset(),",
                     ),
                 ),
@@ -151,7 +151,7 @@ REQUIREMENTS = (
         text="Nobody moves to an address that another peer has; that peer's traffic and policies stay as they are. Who "
         "only claims an address keeps nobody away from it: the first to prove it has it.",
         sources="RFC 4225 §3.1.1",
-        where=("protocol/authorisation.py", "protocol/correspondent.py", "daemon/controller.py"),
+        where=("protocol/authorisation.py", "protocol/correspondent.py", "daemon/surroundings.py"),
         tests=(
             *at(
                 AUTHORISATION,
@@ -176,7 +176,7 @@ REQUIREMENTS = (
             Mutation(
                 "peers-do-not-know-each-other",
                 "the machine of a peer is not told which addresses other peers have",
-                (Edit("daemon.controller:Controller._surroundings", "if other is not peer]", "if False]"),),
+                (Edit("daemon.controller:Controller._surroundings", "own, machines.values(),", "own, (),"),),
                 at("unit/test_controller.py", "test_a_peer_does_not_get_an_address_that_another_peer_has"),
             ),
             Mutation(

@@ -86,7 +86,7 @@ REQUIREMENTS = (
                 (
                     Edit(
                         "protocol.host_state:host_state",
-                        "guarded=pairs | lingering,",
+                        "guarded=pairs | lingering | associated,",
                         "guarded=frozenset({announced}),",
                     ),
                 ),
