@@ -101,7 +101,7 @@ class Witness:
                 return self.seen
             if kind == _PACKET_OUTGOING and ethertype in (0x0800, 0x86DD):
                 line = describe(packet)
-                if "fe80::" not in line and "icmp6" not in line:
+                if not any(own in line for own in ("fe80::", ">ff02::", "icmp6")):
                     self.seen.append(line)
 
     def settle(self, source: Namespace, destination: IPAddress) -> list[str]:
