@@ -20,6 +20,8 @@ from lab.waiting import wait_for
 pytestmark = pytest.mark.lab
 
 DROP_INS = Path(__file__).resolve().parents[2] / "strongswan-conf"
+GROUP = "swanroam-group.conf"
+"""Names a group that a host has once systemd/swanroam.sysusers is installed; charon does not start without it."""
 DOCUMENTED_PEER = "192.0.2.1"
 DATA, CONTROL = "data", "swanroam"
 ROAM_DELAY = 0.1
@@ -68,8 +70,9 @@ def install(host: Host, name: str, drop_in: str | Path, replacements: Mapping[st
 
 @pytest.fixture
 def strongswan_drop_ins(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every charon of the lab gets the drop-ins for strongswan.conf, after the lab's own settings."""
-    included = lab_charon._STRONGSWAN_CONF + f"\ninclude {DROP_INS}/strongswan.d/*.conf\n"
+    """Every charon of the lab gets the drop-ins for strongswan.conf but GROUP, after the lab's own settings."""
+    files = (path for path in (DROP_INS / "strongswan.d").glob("*.conf") if path.name != GROUP)
+    included = "\n".join([lab_charon._STRONGSWAN_CONF, *(f"include {path}" for path in files), ""])
     monkeypatch.setattr(lab_charon, "_STRONGSWAN_CONF", included)
 
 

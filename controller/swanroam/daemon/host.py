@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from itertools import chain
 from socket import AF_INET6, AddressFamily, if_nameindex
 from types import TracebackType
@@ -78,6 +78,7 @@ class LocalHost:
         self._clear: frozenset[Admitted] | None = None
         """What may come out of the carrier in clear, as last applied; None: only the kernel knows."""
         self._migrating: dict[str, _Orders] = {}
+        self._sealed: frozenset[int] = frozenset()
         self.charon_changed: Callable[[], None] = lambda: None
         """Called after charon was made to change something of which it raises no event."""
         self._xfrm: XfrmSocket
@@ -210,7 +211,9 @@ class LocalHost:
             case GuardNew.NEVER:
                 return frozenset()
             case GuardNew.AUTO:
-                return frozenset(version for version in (4, 6) if not forwards(version))
+                with suppress(OSError):  # without a descriptor to read it: as it was
+                    self._sealed = frozenset(version for version in (4, 6) if not forwards(version))
+                return self._sealed
 
     def forget(self) -> None:
         """The next `apply` compares with what the kernel really has."""

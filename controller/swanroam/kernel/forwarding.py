@@ -8,7 +8,7 @@ from pathlib import Path
 def forwards(version: int) -> bool:
     """Whether any interface forwards packets of an IP version.
 
-    Source: Documentation/networking/ip-sysctl.rst, conf/interface/forwarding; conf/all/forwarding sets them all.
+    Raises OSError when that can't be read. Source: Documentation/networking/ip-sysctl.rst, conf/interface/forwarding.
     """
     interfaces = Path(f"/proc/sys/net/ipv{version}/conf")
     return any(_is_on(interface / "forwarding") for interface in interfaces.glob("*") if interface.name != "default")
