@@ -98,7 +98,7 @@ def single_instance(config: Config) -> Iterator[None]:
                 f"cannot make the directory {directory}: {error.strerror}: {_remedy(error)}"
             ) from error
     try:
-        if config.runtime_directory.stat().st_gid != group:
+        if group not in (-1, config.runtime_directory.stat().st_gid):
             os.chown(config.runtime_directory, -1, group)
     except OSError as error:
         remedy = "make the user that swanroam runs as its owner and a member of that group, or leave out api_group"
