@@ -15,6 +15,7 @@ from ipaddress import ip_address
 import pytest
 
 from lab.addressing import Family
+from lab.ike_config import SECRETS
 from lab.topology import Lab
 from lab.zygote import Zygote
 from scenarios.ike_parties import (
@@ -255,10 +256,10 @@ def shared_lab(zygote: Zygote) -> Iterator[Lab]:
 
 @pytest.fixture
 def changed_peer(shared_lab: Lab, request: pytest.FixtureRequest) -> Iterator[Lab]:
-    """The correspondent's configuration with one text replaced by another (the parameter)."""
-    old, new = request.param
+    """The correspondent's configuration with one text in a file replaced by another (the parameter)."""
+    name, old, new = request.param
     charon = shared_lab.correspondent.charon
-    path = charon.swanctl_directory / "swanctl.conf"
+    path = charon.swanctl_directory / name
     text = path.read_text(encoding="utf-8")
     assert old in text
     path.write_text(text.replace(old, new), encoding="utf-8")
@@ -268,19 +269,19 @@ def changed_peer(shared_lab: Lab, request: pytest.FixtureRequest) -> Iterator[La
     charon.load()
 
 
-@pytest.mark.parametrize("changed_peer", [("secret = 0x", "secret = 0xff")], indirect=True)
+@pytest.mark.parametrize("changed_peer", [(SECRETS, "secret = 0x", "secret = 0xff")], indirect=True)
 def test_wrong_secret_is_reported(changed_peer: Lab) -> None:
     assert_attempt_fails_without_a_trace(changed_peer, "received AUTHENTICATION_FAILED.*credentials")
 
 
-@pytest.mark.parametrize("changed_peer", [("mode = transport", "mode = tunnel")], indirect=True)
+@pytest.mark.parametrize("changed_peer", [("swanctl.conf", "mode = transport", "mode = tunnel")], indirect=True)
 def test_silent_fallback_to_tunnel_mode_is_noticed(changed_peer: Lab) -> None:
     assert_attempt_fails_without_a_trace(
         changed_peer, "data came up in TUNNEL mode instead of TRANSPORT: set mode = transport for it on the peer"
     )
 
 
-@pytest.mark.parametrize("changed_peer", [("remote_ts = fd53", "remote_ts = fd54")], indirect=True)
+@pytest.mark.parametrize("changed_peer", [("swanctl.conf", "remote_ts = fd53", "remote_ts = fd54")], indirect=True)
 def test_control_child_that_the_peer_has_not_is_reported(changed_peer: Lab) -> None:
     assert_attempt_fails_without_a_trace(changed_peer, "CHILD_SA swanroam .*TS_UNACCEPTABLE.*control child")
 
