@@ -126,6 +126,7 @@ def test_lost_messages_and_failures(make_lab: Callable[..., Lab]) -> None:
         story.wait_arrived()
         mix.wait_passing()
 
+    story.wait_transport()  # a socket whose peer has moved on would wait for charon as well
     assert correspondent.charon.process is not None
     os.kill(correspondent.charon.process.pid, signal.SIGSTOP)
     try:
