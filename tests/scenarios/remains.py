@@ -21,6 +21,8 @@ _INCIDENTAL = (
     (re.compile(r"handle 0x\w+"), "handle *"),
 )
 
+SETTLING = 5.0
+"""Seconds."""
 NURSERY = "swanroam-nurse"
 MOVER = "swanroam-mover"
 """comm of the processes that move sockets."""
@@ -70,11 +72,22 @@ def _entries(snapshot: str) -> Counter[str]:
 
 
 def assert_same(host: Host, earlier: str, began_in: Mapping[str, str], when: str) -> None:
-    """The host's kernel has what it had, the present networks taken for those in which the hosts began."""
-    expected, has = _entries(as_at_present(earlier, host, began_in)), _entries(host.snapshot())
-    more, less = has - expected, expected - has
-    differences = [*(f"+ {entry}" for entry in more), *(f"- {entry}" for entry in less)]
-    assert not differences, "\n".join([f"{host.name}: not as {when}", *differences])
+    """The host's kernel has what it had, the present networks taken for those in which the hosts began.
+
+    It may take a moment: IPv6's local routes come from a work queue.
+    """
+
+    def differences() -> list[str]:
+        expected, has = _entries(as_at_present(earlier, host, began_in)), _entries(host.snapshot())
+        return [*(f"+ {entry}" for entry in has - expected), *(f"- {entry}" for entry in expected - has)]
+
+    wait_for(
+        lambda: not differences(),
+        SETTLING,
+        f"{host.name}: as {when}",
+        lambda: "\n".join(differences()),
+        poll=0.2,
+    )
 
 
 def processes(host: Host, name: str, parent: int | None = None) -> list[int]:
