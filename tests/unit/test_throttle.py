@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swanroam.daemon.throttle import Bucket, Throttle
+from swanroam.daemon.throttle import Throttle
+from swanroam.protocol.bucket import Bucket
 
 
 def test_a_bucket_gives_its_burst_and_then_its_rate():

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from ipaddress import IPv6Address
 
 from swanroam.daemon.controller import Peer
-from swanroam.daemon.throttle import Bucket
+from swanroam.protocol.bucket import Bucket
 from swanroam.protocol.messages import Message
 
 DATAGRAMS = 200.0

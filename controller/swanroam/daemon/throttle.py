@@ -1,28 +1,11 @@
-"""Keeps what somebody else can cause at will from filling the log, or the time, of this host. Pure."""
+"""Keeps what somebody else can cause at will from filling the log. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass
 
-
-class Bucket:
-    """So much at once, and so much a second in the long run."""
-
-    def __init__(self, burst: float, rate: float) -> None:
-        self._burst = burst
-        self._rate = rate
-        self._tokens = burst
-        self._filled = 0.0
-
-    def take(self, now: float) -> bool:
-        """One more, if there is one."""
-        self._tokens = min(self._burst, self._tokens + (now - self._filled) * self._rate)
-        self._filled = now
-        if self._tokens < 1:
-            return False
-        self._tokens -= 1
-        return True
+from swanroam.protocol.bucket import Bucket
 
 
 @dataclass(slots=True)
@@ -45,8 +28,7 @@ class Throttle:
         if not entry.bucket.take(now):
             entry.left_out += 1
             return None
-        left_out, entry.left_out = entry.left_out, 0
-        return left_out
+        return self.left_out(kind)
 
     def left_out(self, kind: Hashable) -> int:
         """How many were left out since the last that was written; they count as written now."""

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 
 from swanroam.protocol.authorisation import Ground, Policy, Refusal, Surroundings, authorise
 from swanroam.protocol.binding import Binding
+from swanroam.protocol.bucket import Bucket
 from swanroam.protocol.credit import Credit
 from swanroam.protocol.events import Action, Association, Fact, ReadUsage, ReleaseFilters, Report, Send
 from swanroam.protocol.handover import Handover, Result, Step
@@ -52,20 +53,6 @@ LINGER_INTERVAL = 2.0
 """Seconds between two counts of the sockets that are connected to a released address."""
 STRAY_PATIENCE = 5.0
 """Seconds after which an IKE_SA with a released address is terminated from our side: the peer's delete may be lost."""
-
-
-@dataclass(slots=True)
-class _Bucket:
-    tokens: float = BURST
-    filled: float = 0.0
-
-    def take(self, now: float) -> bool:
-        self.tokens = min(BURST, self.tokens + (now - self.filled) * MAX_CHANGES)
-        self.filled = now
-        if self.tokens < 1:
-            return False
-        self.tokens -= 1
-        return True
 
 
 @dataclass(slots=True)
@@ -106,7 +93,7 @@ class Correspondent:
         self._instance = instance
         self._challenge: bytes | None = None
         self._challenge_ends = 0.0
-        self._bucket = _Bucket()
+        self._bucket = Bucket(BURST, MAX_CHANGES)
         self._lingering: dict[IPAddress, _Lingering] = {}
         self._seen: frozenset[IPAddress] = frozenset()
         """Its addresses in charon."""

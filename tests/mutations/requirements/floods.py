@@ -39,7 +39,7 @@ REQUIREMENTS = (
             Mutation(
                 "no-rate-limit",
                 "every new sequence is looked at",
-                (Edit("protocol.correspondent:_Bucket.take", "if self.tokens < 1:", "if False:"),),
+                (Edit("protocol.correspondent:Correspondent._limits", "if not self._bucket.take(now):", "if False:"),),
                 at(CORRESPONDENT, "test_flood_of_changes_is_limited_without_touching_the_binding"),
             ),
             Mutation(
