@@ -12,12 +12,12 @@ import errno
 import socket
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
 from ipaddress import IPv6Address
 from typing import Final
 
 import structlog
 
+from swanroam.kernel.receive_buffer import enlarge
 from swanroam.protocol.codec import MAX_DATAGRAM, MessageError, decode, encode
 from swanroam.protocol.messages import Message
 
@@ -29,7 +29,6 @@ TELL_FIRST: Final = 1.0
 """Seconds after which the first dropped datagram is told of, with those that have followed."""
 TELL_AGAIN: Final = 60.0
 """Seconds between two lines about dropped datagrams."""
-_SO_RCVBUFFORCE: Final = 33  # include/uapi/asm-generic/socket.h
 
 
 class ControlChannelError(Exception):
@@ -69,8 +68,7 @@ class ControlChannel:
         channel = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         try:
             channel.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, self._mark)
-            with suppress(PermissionError):  # then what net.core.rmem_default allows has to do
-                channel.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, RECEIVE_BUFFER)
+            enlarge(channel, RECEIVE_BUFFER)
             channel.bind((str(self._address), self._port))
         except OSError as error:
             channel.close()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -29,6 +28,7 @@ from swanroam.kernel.addresses import (
     LocalAddress,
     RouteChoice,
 )
+from swanroam.kernel.receive_buffer import enlarge
 
 T = TypeVar("T")
 
@@ -61,8 +61,6 @@ _IFF_RUNNING = 0x40
 _NLM_F_DUMP_INTR = 0x10
 _RTN_UNICAST = 1
 _RTN_LOCAL = 2
-# include/uapi/asm-generic/socket.h; the socket module has no name for it
-_SO_RCVBUFFORCE = 33
 
 _NO_ROUTE = {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL, errno.ENETDOWN}
 """Answers of RTM_GETROUTE: no route or `unreachable`, `prohibit` (EACCES), `blackhole` (EINVAL); fib_props[] in
@@ -189,9 +187,7 @@ class AddressWatch:
         monitor.set_marshal(HeaderMarshal())
         try:
             await monitor.bind(GROUPS)
-            # Without CAP_NET_ADMIN what net.core.rmem_max allows has to do.
-            with suppress(PermissionError):
-                monitor.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, self._receive_buffer)
+            enlarge(monitor, self._receive_buffer)
         except BaseException:
             monitor.close()
             raise

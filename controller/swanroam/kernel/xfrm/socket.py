@@ -21,6 +21,7 @@ from functools import partial
 from types import TracebackType
 from typing import Final, Self
 
+from swanroam.kernel.receive_buffer import enlarge
 from swanroam.kernel.xfrm import constants as c
 from swanroam.kernel.xfrm.codec import Message, decode_attributes, decode_messages
 from swanroam.kernel.xfrm.errors import XfrmDecodeError, XfrmError, error_for
@@ -86,10 +87,7 @@ def open_netlink_socket(receive_buffer: int = _RECEIVE_BUFFER) -> socket.socket:
         sock.setblocking(False)
         sock.setsockopt(c.SOL_NETLINK, c.NETLINK_EXT_ACK, 1)
         sock.setsockopt(c.SOL_NETLINK, c.NETLINK_CAP_ACK, 1)
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, getattr(socket, "SO_RCVBUFFORCE", 33), receive_buffer)
-        except PermissionError:  # a capability of the initial user namespace: take what rmem_max gives
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        enlarge(sock, receive_buffer)
         sock.bind((0, 0))
     except OSError as error:
         sock.close()
