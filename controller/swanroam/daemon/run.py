@@ -98,12 +98,12 @@ def single_instance(config: Config) -> Iterator[None]:
                 f"cannot make the directory {directory}: {error.strerror}: {_remedy(error)}"
             ) from error
     try:
-        if group not in (-1, config.runtime_directory.stat().st_gid):
+        if config.api_group is not None and config.runtime_directory.stat().st_gid != group:
             os.chown(config.runtime_directory, -1, group)
     except OSError as error:
         remedy = "make the user that swanroam runs as its owner and a member of that group, or leave out api_group"
         raise DirectoryError(
-            f"cannot give {config.runtime_directory} to the group {config.api_group or group}: {error.strerror}: "
+            f"cannot give {config.runtime_directory} to the group {config.api_group}: {error.strerror}: "
             f"{remedy if isinstance(error, PermissionError) else _remedy(error)}"
         ) from error
     path = config.runtime_directory / "lock"
