@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from swanroam.daemon import host as host_module
-from swanroam.daemon.host import LocalHost
+from swanroam.config import GuardNew
+from swanroam.daemon import sealing as sealing_module
 from swanroam.daemon.mover import Mover, MoverError
+from swanroam.daemon.sealing import Sealing
 from swanroam.ike import vici as vici_module
 from swanroam.ike.definitions import DefinitionError, read_definitions
 from swanroam.ike.messages import ViciUnavailableError
@@ -20,7 +21,6 @@ from swanroam.ike.vici import ViciClient, ViciConnected, ViciDisconnected
 from swanroam.kernel.sock_diag import SocketDiagError
 from swanroam.kernel.sockets import sockets_on
 from unit.descriptors import no_descriptors
-from unit.fake_host import configuration
 from unit.vici_server import CONFIRM, EVENT_REGISTER, Peer, response, serving
 
 REMEDY = r"open files \(LimitNOFILE="
@@ -81,14 +81,14 @@ def test_other_things(needing: Callable[[], Coroutine[Any, Any, object]], error:
     asyncio.run(story())
 
 
-def test_whether_new_addresses_are_guarded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whether_new_addresses_are_guarded(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was found last holds; this is asked for with every event, and must not end the daemon."""
-    monkeypatch.setattr(host_module, "forwards", lambda version: version == 6)
-    host = LocalHost(configuration(tmp_path), ViciClient(tmp_path / "vici"), ())
-    assert host.sealed() == {4}
+    monkeypatch.setattr(sealing_module, "forwards", lambda version: version == 6)
+    sealing = Sealing(GuardNew.AUTO)
+    assert sealing.versions() == {4}
     monkeypatch.undo()
     with no_descriptors():
-        assert host.sealed() == {4}
+        assert sealing.versions() == {4}
 
 
 def test_a_full_temporary_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

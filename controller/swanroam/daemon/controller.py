@@ -15,8 +15,9 @@ from typing import Any, Protocol
 
 import structlog
 
-from swanroam.config import Config, FilterMethod, PeerSettings, TransportMethod
+from swanroam.config import Config, PeerSettings
 from swanroam.daemon.journal import Journal, JournalError
+from swanroam.daemon.machine_settings import machine_settings
 from swanroam.daemon.reports import Reports
 from swanroam.daemon.surroundings import asked_about, surroundings
 from swanroam.daemon.translation import (
@@ -28,7 +29,7 @@ from swanroam.daemon.translation import (
     kernel_state,
 )
 from swanroam.ike.associations import Mode
-from swanroam.protocol.authorisation import Policy, Surroundings
+from swanroam.protocol.authorisation import Surroundings
 from swanroam.protocol.events import (
     Action,
     EndSockets,
@@ -49,16 +50,12 @@ from swanroam.protocol.events import (
 )
 from swanroam.protocol.handover import Handover
 from swanroam.protocol.host_state import Pair
-from swanroam.protocol.messages import INSTANCE_SIZE, IPAddress, Message, Method
+from swanroam.protocol.messages import INSTANCE_SIZE, IPAddress, Message
 from swanroam.protocol.peer import PeerMachine
-from swanroam.protocol.settings import MobileSettings
-from swanroam.protocol.settings import PeerSettings as MachineSettings
 from swanroam.protocol.transfer import TransferOrder
 
 log = structlog.get_logger("swanroam")
 
-RETRANSMIT_CEILING = 5.0
-"""Seconds: the longest pause between two retransmissions."""
 RETRY_APPLY = 1.0
 """Seconds after which a kernel state that could not be applied is tried again."""
 VERIFY = 15.0
@@ -119,7 +116,7 @@ class Peer:
 
     def __init__(self, settings: PeerSettings, config: Config, instance: bytes) -> None:
         self.settings = settings
-        self.machine = PeerMachine(_machine_settings(settings, config, instance), secrets.token_bytes, random.random)
+        self.machine = PeerMachine(machine_settings(settings, config, instance), secrets.token_bytes, random.random)
         self.protected: frozenset[ProtectedTraffic] = ANY_TRAFFIC
         self.children: dict[str, Mode] = {config.control.child: Mode.TUNNEL}
         """The CHILD_SAs that every IKE_SA with it must have, and in which mode: all that are or were installed."""
@@ -303,11 +300,13 @@ class Controller:
     async def _apply_all(self) -> bool:
         """Journal first, then the kernel: what a crash leaves behind is known. Raises HostError."""
         self._write_journal()
+        states = [(peer.machine.wanted(), peer.protected) for peer in self.peers.values()]
+        sealed = self._host.sealed() if any(state.shut for state, _ in states) else frozenset()  # it reads files
         wanted = kernel_state(
-            [(peer.machine.wanted(), peer.protected) for peer in self.peers.values()],
+            states,
             self.config.control.prefix,
             carrier_settings(self.config).clear_mark,
-            HostFacts(self._host.sealed(), self._uncounted),
+            HostFacts(sealed, self._uncounted),
         )
         changed = False
         if wanted != self._applied:
@@ -386,24 +385,3 @@ def _in_use(machine: PeerMachine) -> bool:
 def _complete(machine: PeerMachine) -> bool:
     """The filters stand for the current addresses."""
     return any(association.complete and association.pair == machine.pair for association in machine.associations)
-
-
-def _machine_settings(peer: PeerSettings, config: Config, instance: bytes) -> MachineSettings:
-    method = Method.MIGRATE if peer.filters is FilterMethod.MIGRATE else Method.RENEGOTIATE
-    return MachineSettings(
-        mobile=MobileSettings(
-            active=peer.moves.we_may,
-            method=method,
-            first_retransmit=config.timing.first_retransmit,
-            ceiling=RETRANSMIT_CEILING,
-            give_up=config.timing.give_up,
-            refresh=config.timing.refresh,
-            grace=peer.grace,
-            end_after=config.sockets.end_after,
-            instance=instance,
-        ),
-        policy=Policy(may_move=peer.moves.peer_may, allowed=peer.allow),
-        transport=peer.transport is TransportMethod.MOVE,
-        stopped_share=config.sockets.stopped_share / 100,
-        forget_after=config.timing.refresh * 10,
-    )

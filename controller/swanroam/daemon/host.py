@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from itertools import chain
 from socket import AF_INET6, AddressFamily, if_nameindex
 from types import TracebackType
@@ -17,10 +17,11 @@ from typing import Self
 
 import structlog
 
-from swanroam.config import Config, GuardNew, PeerSettings
+from swanroam.config import Config, PeerSettings
 from swanroam.daemon.controller import HostError
 from swanroam.daemon.definitions import CachedDefinitions
 from swanroam.daemon.fallbacks import Fallbacks
+from swanroam.daemon.sealing import Sealing
 from swanroam.daemon.translation import KernelState, carrier_settings
 from swanroam.ike.associations import IkeSa, list_ike_sas
 from swanroam.ike.messages import IkeError
@@ -29,7 +30,6 @@ from swanroam.ike.readback import read_back
 from swanroam.ike.renegotiate import PeerReplacedError, Renegotiate
 from swanroam.ike.vici import ViciClient
 from swanroam.kernel.carrier import Admitted, CarrierPlane
-from swanroam.kernel.forwarding import forwards
 from swanroam.kernel.inner import InnerPlane
 from swanroam.kernel.rtnetlink import RouteSocket, RouteSocketError, family_of
 from swanroam.kernel.xfrm.constants import Action
@@ -71,6 +71,7 @@ class LocalHost:
         self._definitions = CachedDefinitions(config)
         self._client = client
         self._filters = Renegotiate(client, self._definitions.read)
+        self.sealed = Sealing(config.addresses.guard_new).versions
         self.resolve = Fallbacks(self._definitions.read).resolve
         self._stack = AsyncExitStack()
         self._inherited = True
@@ -78,7 +79,6 @@ class LocalHost:
         self._clear: frozenset[Admitted] | None = None
         """What may come out of the carrier in clear, as last applied; None: only the kernel knows."""
         self._migrating: dict[str, _Orders] = {}
-        self._sealed: frozenset[int] = frozenset()
         self.charon_changed: Callable[[], None] = lambda: None
         """Called after charon was made to change something of which it raises no event."""
         self._xfrm: XfrmSocket
@@ -202,18 +202,6 @@ class LocalHost:
         others = [index for index, _ in if_nameindex() if index != carrier] if confined else []
         elsewhere = (carried_inner_elsewhere(pair.local, pair.remote, index) for pair in confined for index in others)
         return {*elsewhere, *(policy for policy in wanted.policies if not _is_carried(policy))}
-
-    def sealed(self) -> frozenset[int]:
-        """IP versions in which new addresses of this host are guarded before they are known."""
-        match self._config.addresses.guard_new:
-            case GuardNew.ALWAYS:
-                return frozenset({4, 6})
-            case GuardNew.NEVER:
-                return frozenset()
-            case GuardNew.AUTO:
-                with suppress(OSError):  # without a descriptor to read it: as it was
-                    self._sealed = frozenset(version for version in (4, 6) if not forwards(version))
-                return self._sealed
 
     def forget(self) -> None:
         """The next `apply` compares with what the kernel really has."""
