@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from swanroam.kernel.descriptors import MORE_FILES, lacks_descriptors
+
 VERSION = 1
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -102,11 +104,11 @@ class Journal:
             os.fsync(descriptor)
 
     def _remedy(self, error: OSError) -> str:
+        if lacks_descriptors(error):
+            return MORE_FILES
         match error.errno:
             case errno.ENOSPC | errno.EDQUOT | errno.EFBIG:
                 return f"make room in {self.path.parent}"
-            case errno.EMFILE | errno.ENFILE:
-                return "let it have more open files (LimitNOFILE= of the service)"
             case errno.EIO:
                 return "look after the disk, or set state_directory to another one"
             case errno.EROFS:

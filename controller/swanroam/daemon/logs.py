@@ -7,7 +7,6 @@ Key material never gets here: the layers below do not hand it out.
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import sys
 from contextlib import suppress
@@ -16,6 +15,7 @@ from typing import Any, TextIO, cast
 import structlog
 
 from swanroam.config import LogFormat, LogLevel
+from swanroam.kernel.descriptors import MORE_FILES, lacks_descriptors
 
 
 def configure(log_format: LogFormat, level: LogLevel, stream: TextIO | None = None) -> None:
@@ -42,8 +42,7 @@ def configure(log_format: LogFormat, level: LogLevel, stream: TextIO | None = No
 def loop_failure(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """asyncio's exception handler: what it can't hand to anybody, as a client whose connection it can't accept."""
     error = context.get("exception")
-    lacking = isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
-    remedy = {"remedy": "more open files (LimitNOFILE= of the service)"} if lacking else {}
+    remedy = {"remedy": MORE_FILES} if lacks_descriptors(error) else {}
     structlog.get_logger("swanroam").error("loop_failed", what=context["message"], exc_info=error, **remedy)
 
 

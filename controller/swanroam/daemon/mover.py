@@ -7,7 +7,6 @@ when the daemon is gone; see `swanroam.transport`. One serves all peers.
 from __future__ import annotations
 
 import asyncio
-import errno
 import itertools
 import socket
 import subprocess
@@ -18,6 +17,7 @@ from typing import TypeVar
 
 import structlog
 
+from swanroam.kernel.descriptors import MORE_FILES, lacks_descriptors
 from swanroam.kernel.privileges import handed_on
 from swanroam.transport import nursery
 from swanroam.transport.orders import (
@@ -99,11 +99,7 @@ class Mover:
                         argv, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True
                     )
             except OSError as error:
-                remedy = (
-                    "; let swanroam have more open files (LimitNOFILE= of its service)"
-                    if error.errno in (errno.EMFILE, errno.ENFILE)
-                    else ""
-                )
+                remedy = f"; {MORE_FILES}" if lacks_descriptors(error) else ""
                 raise MoverError(f"the process that moves sockets could not be started: {error}{remedy}") from error
             undo.pop_all()
         self._nursery = ours

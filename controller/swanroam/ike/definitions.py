@@ -32,6 +32,7 @@ from swanroam.ike.messages import (
     encode,
 )
 from swanroam.ike.selectors import IPAddress, TrafficSelector
+from swanroam.kernel.descriptors import MORE_FILES
 
 _HEADER = struct.Struct("!I")
 _WILDCARDS = frozenset("*%")
@@ -248,8 +249,8 @@ async def read_definitions(
         return await _read_definitions(swanctl, file, environment or {}, time_limit)
     except OSError as error:
         raise DefinitionError(
-            f"the connections cannot be read: {error}; {swanctl} needs a little room in {tempfile.gettempdir()}, and "
-            "open files (LimitNOFILE= of the service)"
+            f"the connections cannot be read: {error}; {swanctl} needs a little room in {tempfile.gettempdir()}; or "
+            f"{MORE_FILES}"
         ) from error
 
 

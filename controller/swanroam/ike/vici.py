@@ -10,7 +10,6 @@ Source: strongSwan src/libcharon/plugins/vici/README.md, *Commands* and *Events*
 """
 
 import asyncio
-import errno
 import socket
 import struct
 from collections import deque
@@ -35,6 +34,7 @@ from swanroam.ike.messages import (
     decode,
     encode,
 )
+from swanroam.kernel.descriptors import MORE_FILES, lacks_descriptors
 
 DEFAULT_SOCKET = Path("/run/charon.vici")
 FIRST_PAUSE = 0.2
@@ -328,9 +328,7 @@ def _explain(path: Path, error: OSError) -> str:
         case ConnectionRefusedError():
             return f"nobody listens on charon's VICI socket {path}: {start}"
     said = f"cannot connect to charon's VICI socket {path}: {error.strerror}"
-    if error.errno in (errno.EMFILE, errno.ENFILE):
-        return f"{said}: let swanroam have more open files (LimitNOFILE= of its service)"
-    return said
+    return f"{said}: {MORE_FILES}" if lacks_descriptors(error) else said
 
 
 def _expect(kind: int, wanted: int, where: str) -> None:

@@ -17,6 +17,8 @@ from enum import Enum, IntEnum, IntFlag
 from ipaddress import IPv4Address, IPv6Address
 from typing import Self
 
+from swanroam.kernel.descriptors import MORE_FILES, lacks_descriptors
+
 IPAddress = IPv4Address | IPv6Address
 
 ANSWER_TIMEOUT = 10.0
@@ -160,11 +162,7 @@ class SocketDiag:
                 socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG
             )
         except OSError as error:
-            remedy = (
-                "let swanroam have more open files (LimitNOFILE= of its service)"
-                if error.errno in (errno.EMFILE, errno.ENFILE)
-                else "it needs CONFIG_INET_DIAG (modprobe inet_diag)"
-            )
+            remedy = MORE_FILES if lacks_descriptors(error) else "it needs CONFIG_INET_DIAG (modprobe inet_diag)"
             raise SocketDiagError(f"the kernel does not let its sockets be read: {error}; {remedy}") from error
         self._sequence = 0
 

@@ -1,0 +1,14 @@
+"""What is said when there are no file descriptors left."""
+
+from __future__ import annotations
+
+import errno
+from typing import Final
+
+MORE_FILES: Final = "let swanroam have more open files (LimitNOFILE= of its service)"
+"""The remedy."""
+
+
+def lacks_descriptors(error: BaseException | None) -> bool:
+    """Whether this is why something failed: the process, or the whole host, has as many open as it may."""
+    return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
