@@ -18,7 +18,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import IPv6Network, ip_address, ip_network
 
-from swanroam.kernel.carrier_settings import Carrier, check
+from swanroam.daemon.translation import carriers
+from swanroam.kernel.carrier_settings import check
 from swanroam.protocol.authorisation import Policy, Surroundings
 from swanroam.protocol.codec import MAX_DATAGRAM, MessageError, decode, encode
 from swanroam.protocol.correspondent import BURST, MAX_LINGERING
@@ -552,18 +553,7 @@ class Story:
     def _inspect_state(self, state: HostState) -> None:
         machine = self._machine
         half = machine.correspondent
-        check(
-            [
-                Carrier(
-                    local=entry.inner.local,
-                    remote=entry.inner.remote,
-                    outer_local=entry.outer.local,
-                    outer_remote=entry.outer.remote,
-                    control_only=entry.control_only,
-                )
-                for entry in state.carried
-            ]
-        )
+        check(carriers(state))
         if half.binding is None or machine.own is None:
             return
         full = {entry.inner: entry.outer for entry in state.carried if not entry.control_only}

@@ -121,22 +121,27 @@ def kernel_state(
     return KernelState(
         held=union.held,
         narrowed=union.held - union.reachable,
-        carriers=frozenset(
-            Carrier(
-                local=entry.inner.local,
-                remote=entry.inner.remote,
-                outer_local=entry.outer.local,
-                outer_remote=entry.outer.remote,
-                control_only=entry.control_only,
-            )
-            for entry in union.carried
-        ),
+        carriers=carriers(union),
         admitted=frozenset(
             Admitted(pair.remote, pair.local, clear.get(pair)) for pair in union.admitted | union.cleared
         ),
         policies=frozenset(policies),
         cleared=union.cleared,
         pairs=union.guarded,
+    )
+
+
+def carriers(state: HostState) -> frozenset[Carrier]:
+    """What is carried, and between which outer addresses."""
+    return frozenset(
+        Carrier(
+            local=entry.inner.local,
+            remote=entry.inner.remote,
+            outer_local=entry.outer.local,
+            outer_remote=entry.outer.remote,
+            control_only=entry.control_only,
+        )
+        for entry in state.carried
     )
 
 
