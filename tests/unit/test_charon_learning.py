@@ -11,41 +11,24 @@ import pytest
 
 from swanroam.daemon.charon import CharonWatch
 from swanroam.daemon.translation import ANY_TRAFFIC, ProtectedTraffic
-from swanroam.ike.associations import ChildSa, ChildState, Endpoint, IkeSa, IkeState, Mode
-from swanroam.ike.selectors import TrafficSelector
+from swanroam.ike.associations import ChildSa, ChildState, Endpoint, IkeSa
 from swanroam.ike.vici import ViciClient
 from swanroam.protocol.events import Association
+from unit.child_sas import CONTROL, DATA, IKE, selectors
 from unit.fake_host import ITS, A, FakeHost, P, Stage, configuration
 
 TCP, UDP = ProtectedTraffic(6), ProtectedTraffic(17)
-CONTROL = ChildSa("swanroam", 9, 9, ChildState.INSTALLED, Mode.TUNNEL, "ESP")
 
 
 def data(protocol: str) -> ChildSa:
     """A transport-mode child for a protocol."""
-    return ChildSa(
-        name=f"data-{protocol}",
-        unique_id=1,
-        reqid=1,
-        state=ChildState.INSTALLED,
-        mode=Mode.TRANSPORT,
-        protocol="ESP",
-        local_ts=(TrafficSelector.parse(f"{A}/32[{protocol}]"),),
-        remote_ts=(TrafficSelector.parse(f"{P}/32[{protocol}]"),),
-    )
+    ends = {"local_ts": selectors(f"{A}/32[{protocol}]"), "remote_ts": selectors(f"{P}/32[{protocol}]")}
+    return replace(DATA, name=f"data-{protocol}", **ends)
 
 
 def with_children(*children: ChildSa) -> IkeSa:
-    return IkeSa(
-        name="server",
-        unique_id=1,
-        state=IkeState.ESTABLISHED,
-        version=2,
-        local=Endpoint(A, 4500, "mobile.example.org"),
-        remote=Endpoint(P, 4500, ITS),
-        initiator=True,
-        children=children,
-    )
+    remote = Endpoint(P, 500, ITS)
+    return replace(IKE, unique_id=1, local=Endpoint(A, 500, "mobile.example.org"), remote=remote, children=children)
 
 
 @dataclass

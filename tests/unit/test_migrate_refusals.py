@@ -10,33 +10,12 @@ from unittest import mock
 import pytest
 
 from swanroam.ike import migrate as migrate_module
-from swanroam.ike.associations import ChildSa, ChildState, Endpoint, IkeSa, IkeState, Mode
+from swanroam.ike.associations import ChildSa, IkeSa, Mode
 from swanroam.ike.migrate import AddressPair, Migrate, MigrateError
-from swanroam.ike.selectors import TrafficSelector
+from unit.child_sas import DATA, IKE, PEER, P, selectors
 
-OLD, NEW, PEER = (ip_address(text) for text in ("10.1.1.2", "10.2.2.2", "10.3.3.2"))
-EVERYTHING = ChildSa(
-    name="data",
-    unique_id=1,
-    reqid=1,
-    state=ChildState.INSTALLED,
-    mode=Mode.TRANSPORT,
-    protocol="ESP",
-    spi_in=1,
-    spi_out=2,
-    local_ts=(TrafficSelector.parse("10.1.1.2/32"),),
-    remote_ts=(TrafficSelector.parse("10.3.3.2/32"),),
-)
-IKE_SA = IkeSa(
-    name="server",
-    unique_id=1,
-    state=IkeState.ESTABLISHED,
-    version=2,
-    local=Endpoint(OLD, 4500, "mobile"),
-    remote=Endpoint(PEER, 4500, "peer"),
-    initiator=True,
-    children=(EVERYTHING,),
-)
+NEW = ip_address("10.2.2.2")
+IKE_SA = replace(IKE, children=(DATA,))
 
 
 def refused(ike_sa: IkeSa) -> str:
@@ -44,8 +23,8 @@ def refused(ike_sa: IkeSa) -> str:
 
     async def move() -> None:
         migrate = Migrate(mock.sentinel.client, mock.sentinel.xfrm)
-        pair = AddressPair(NEW, PEER)
-        await migrate.move("server", "peer", pair, data=["data"], control=[], wanted=lambda: True)
+        pair = AddressPair(NEW, P)
+        await migrate.move("server", PEER, pair, data=["data"], control=[], wanted=lambda: True)
 
     with (
         mock.patch.object(migrate_module, "list_ike_sas", mock.AsyncMock(return_value=[ike_sa])),
@@ -65,9 +44,9 @@ def test_what_can_be_migrated_is_not_refused() -> None:
 @pytest.mark.parametrize(
     "child",
     [
-        replace(EVERYTHING, local_ts=(TrafficSelector.parse("10.1.1.2/32[tcp]"),)),
-        replace(EVERYTHING, remote_ts=(TrafficSelector.parse("10.3.3.2/32[tcp/5432]"),)),
-        replace(EVERYTHING, mode=Mode.TUNNEL),
+        replace(DATA, local_ts=selectors("10.1.1.2/32[tcp]")),
+        replace(DATA, remote_ts=selectors("10.3.3.2/32[tcp/5432]")),
+        replace(DATA, mode=Mode.TUNNEL),
     ],
     ids=["a protocol", "a port", "tunnel mode"],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from ipaddress import IPv6Address
 from pathlib import Path
 
@@ -13,13 +14,13 @@ from swanroam.config import Config
 from swanroam.daemon.charon import CharonWatch
 from swanroam.daemon.host import LocalHost
 from swanroam.daemon.run import _Daemon
-from swanroam.ike.associations import ChildSa, ChildState, Endpoint, IkeSa, IkeState, Mode
-from swanroam.ike.selectors import TrafficSelector
+from swanroam.ike.associations import IkeSa
 from swanroam.ike.vici import ViciClient
 from swanroam.protocol.codec import encode
 from swanroam.protocol.events import MessageReceived
 from swanroam.protocol.messages import HANDOVER_SIZE, NONCE_SIZE, PathResponse
-from unit.fake_host import ITS, A, FakeHost, P, Stage, configuration
+from unit.child_sas import CONTROL, IKE, selectors
+from unit.fake_host import ITS, FakeHost, Stage, configuration
 
 OTHER = "other.example.org"
 MESSAGE = PathResponse(1, bytes(HANDOVER_SIZE), bytes(NONCE_SIZE))
@@ -27,25 +28,9 @@ MESSAGE = PathResponse(1, bytes(HANDOVER_SIZE), bytes(NONCE_SIZE))
 
 def ike_sa(identity: str, *inner: IPv6Address) -> IkeSa:
     """charon has one with this identity, whose control CHILD_SA is for these inner addresses."""
-    control = ChildSa(
-        name="swanroam",
-        unique_id=1,
-        reqid=1,
-        state=ChildState.INSTALLED,
-        mode=Mode.TUNNEL,
-        protocol="ESP",
-        remote_ts=tuple(TrafficSelector.parse(f"{address}/128") for address in inner),
-    )
-    return IkeSa(
-        name="server",
-        unique_id=1,
-        state=IkeState.ESTABLISHED,
-        version=2,
-        local=Endpoint(A, 4500, "mobile.example.org"),
-        remote=Endpoint(P, 4500, identity),
-        initiator=True,
-        children=(control,),
-    )
+    remote_ts = selectors(*(f"{address}/128" for address in inner))
+    remote = replace(IKE.remote, identity=identity)
+    return replace(IKE, remote=remote, children=(replace(CONTROL, remote_ts=remote_ts),))
 
 
 def read_by(*ike_sas: IkeSa) -> Callable[[], Awaitable[tuple[Sequence[IkeSa], dict[int, list[str]]]]]:
