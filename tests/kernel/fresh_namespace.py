@@ -1,41 +1,23 @@
-"""Runs a coroutine in a network namespace of its own, made for it and gone with it.
-
-The namespace belongs to one thread (unshare(2) changes only the calling thread, and what it starts inherits it), so
-nothing has to be named or removed.
-"""
+"""Runs a coroutine in a network namespace of its own, made for it and gone with it."""
 
 from __future__ import annotations
 
 import asyncio
-import ctypes
-import os
 import subprocess
-import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-_CLONE_NEWNET = 0x40000000
-_libc = ctypes.CDLL(None, use_errno=True)
+from kernel.own_thread import NEW_NETWORK, in_own_thread
 
 
 def in_fresh_namespace(scenario: Callable[[], Coroutine[Any, Any, None]], limit: float = 60.0) -> None:
     """Run `scenario` to its end, `lo` being up; its exception is raised here. `limit`: seconds."""
-    outcome: list[BaseException] = []
 
     def run() -> None:
-        try:
-            if _libc.unshare(_CLONE_NEWNET) != 0:
-                raise OSError(ctypes.get_errno(), f"unshare(CLONE_NEWNET): {os.strerror(ctypes.get_errno())}")
-            ip("link set lo up")
-            asyncio.run(asyncio.wait_for(scenario(), limit))
-        except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
-            outcome.append(error)
+        ip("link set lo up")
+        asyncio.run(asyncio.wait_for(scenario(), limit))
 
-    thread = threading.Thread(target=run, name="fresh-namespace")
-    thread.start()
-    thread.join()
-    if outcome:
-        raise outcome[0]
+    in_own_thread(NEW_NETWORK, run)
 
 
 def ip(*lines: str) -> str:

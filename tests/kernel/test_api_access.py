@@ -2,16 +2,15 @@
 
 import asyncio
 import grp
-import json
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from kernel.readable_config import readable_config
 from lab.controller import Finished
 from swanroam.cli.exits import Exit
 from swanroam.config import Config, load_config
@@ -30,19 +29,7 @@ OTHER_USER = ("setpriv", "--reuid=65534", "--regid=65534", "--inh-caps=+dac_read
 
 @pytest.fixture
 def config_file() -> Iterator[Path]:
-    """A right configuration in a directory that everybody may read."""
-    with tempfile.TemporaryDirectory() as name:
-        directory = Path(name)
-        directory.chmod(0o755)
-        path = directory / "swanroam.yaml"
-        config = {
-            "identity": "mobile.example.org",
-            "state_directory": f"{directory}/state",
-            "runtime_directory": f"{directory}/run",
-            "api_group": GROUP,
-            "peers": [{"identity": "server.example.org", "connection": "server"}],
-        }
-        path.write_text(json.dumps(config), encoding="utf-8")
+    with readable_config(api_group=GROUP) as path:
         yield path
 
 

@@ -1,43 +1,30 @@
 """The journal on a file system that takes no more: full of data, full of files, or read-only."""
 
-import ctypes
 import errno
 import os
 import subprocess
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from kernel.own_thread import NEW_MOUNTS, in_own_thread
 from swanroam.daemon.journal import Journal, JournalError
 
 pytestmark = pytest.mark.kernel
 
 OLD = {"peer.example.org": {"sequence": 7}}
 NEW = {"peer.example.org": {"sequence": 8}}
-_CLONE_NEWNS = 0x00020000
-_LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def with_own_mounts(body: Callable[[], None]) -> None:
     """Call `body` in a thread whose mounts nobody else sees, and which go with it; what it raises is raised here."""
-    failures: list[BaseException] = []
 
     def run() -> None:
-        try:
-            if _LIBC.unshare(_CLONE_NEWNS) != 0:
-                raise OSError(ctypes.get_errno(), "unshare(CLONE_NEWNS)")
-            mount("--make-rprivate", "/")
-            body()
-        except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
-            failures.append(error)
+        mount("--make-rprivate", "/")
+        body()
 
-    thread = threading.Thread(target=run, name="mounts")
-    thread.start()
-    thread.join()
-    if failures:
-        raise failures[0]
+    in_own_thread(NEW_MOUNTS, run)
 
 
 def mount(*arguments: str) -> None:

@@ -2,12 +2,12 @@
 
 import json
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from kernel.readable_config import readable_config
 from lab.controller import Finished
 from lab.namespace import Namespace
 from swanroam.kernel.privileges import Capability
@@ -33,20 +33,7 @@ def namespace() -> Iterator[Namespace]:
 
 @pytest.fixture
 def config_file() -> Iterator[Path]:
-    """A right configuration in a directory that everybody may read."""
-    with tempfile.TemporaryDirectory() as name:
-        directory = Path(name)
-        directory.chmod(0o755)
-        path = directory / "swanroam.yaml"
-        config = {
-            "identity": "mobile.example.org",
-            "vici_socket": f"{directory}/charon.vici",
-            "swanctl_file": f"{directory}/swanctl.conf",
-            "state_directory": f"{directory}/state",
-            "runtime_directory": f"{directory}/run",
-            "peers": [{"identity": "server.example.org", "connection": "server"}],
-        }
-        path.write_text(json.dumps(config), encoding="utf-8")
+    with readable_config("vici_socket", "swanctl_file") as path:
         yield path
 
 

@@ -16,6 +16,8 @@ from contextlib import ExitStack, contextmanager
 from ipaddress import ip_address
 from typing import Any, Self, TypeVar
 
+from kernel.own_thread import NEW_NETWORK, in_own_thread
+
 T = TypeVar("T")
 
 ENDS = {
@@ -24,7 +26,6 @@ ENDS = {
 }
 """Per IP version: this side's and the neighbor's address."""
 
-CLONE_NEWNET = 0x40000000
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -38,22 +39,12 @@ def ip(line: str, *, check: bool = True) -> str:
 
 def run_in_namespace(body: Callable[[], None]) -> None:
     """Call `body` in a new thread with a new network namespace; what it raises is raised here."""
-    failures: list[BaseException] = []
 
     def run() -> None:
-        try:
-            if _LIBC.unshare(CLONE_NEWNET) != 0:
-                raise OSError(ctypes.get_errno(), "unshare(CLONE_NEWNET)")
-            ip("link set lo up")
-            body()
-        except BaseException as error:  # noqa: BLE001 - handed over to the test's own thread
-            failures.append(error)
+        ip("link set lo up")
+        body()
 
-    thread = threading.Thread(target=run, name="namespace")
-    thread.start()
-    thread.join()
-    if failures:
-        raise failures[0]
+    in_own_thread(NEW_NETWORK, run)
 
 
 def in_namespace(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
@@ -115,7 +106,7 @@ class Neighbor:
 
         def run() -> None:
             with open(f"/proc/{self._process.pid}/ns/net") as namespace:  # noqa: PTH123 - a descriptor is wanted
-                if _LIBC.setns(namespace.fileno(), CLONE_NEWNET) != 0:
+                if _LIBC.setns(namespace.fileno(), NEW_NETWORK) != 0:
                     raise OSError(ctypes.get_errno(), "setns")
             results.append(function())
 
