@@ -54,6 +54,7 @@ class Shard:
     directory: Path
     native: bool
     memory: str = GUEST_MEMORY
+    host_environment: dict[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
     shown: int = 0
     partial: bytes = b""
@@ -107,8 +108,9 @@ class Shard:
             ]  # fmt: skip
         with self.console.open("wb") as console:
             self.process = subprocess.Popen(
-                argv, stdin=subprocess.DEVNULL, stdout=console, stderr=console, start_new_session=True
-            )
+                argv, stdin=subprocess.DEVNULL, stdout=console, stderr=console, start_new_session=True,
+                env=os.environ | self.host_environment,
+            )  # fmt: skip
 
     def show(self, prefix: str) -> None:
         """Print what the command has written since the last look, whole lines only when there is a prefix."""
@@ -165,6 +167,21 @@ def precompile() -> None:
     """Byte code for all that a guest imports: compiling there is slow, and its root is read-only."""
     for directory in (ROOT / "controller", ROOT / "tests", Path(sys.prefix) / "lib"):
         compileall.compile_dir(str(directory), quiet=2)
+
+
+def preloaded(directory: Path) -> dict[str, str]:
+    """Environment of the guest kernels: with the help they need on this processor (wide_xstate.c). Raises LabError."""
+    if "amx_tile" not in Path("/proc/cpuinfo").read_text(encoding="utf-8").split():
+        return {}
+    library = directory / "wide_xstate.so"
+    argv = ["gcc", "-shared", "-fPIC", "-O2", "-o", str(library), str(Path(__file__).with_name("wide_xstate.c"))]
+    try:
+        subprocess.run(argv, check=True, capture_output=True, text=True)
+    except FileNotFoundError:
+        raise LabError(f"{UML} needs a helper on this processor (AMX): apt-get install gcc libc6-dev") from None
+    except subprocess.CalledProcessError as error:
+        raise LabError(f"{shlex.join(argv)} failed: {error.stderr.strip()}") from None
+    return {"LD_PRELOAD": str(library)}
 
 
 def choose_native(kernel: str) -> bool:
@@ -265,8 +282,13 @@ def main(argv: list[str] | None = None) -> int:
     started = time.monotonic()
     # Not in TMPDIR: a guest finds its exchange directory by a path without spaces.
     with tempfile.TemporaryDirectory(prefix="swanroam-lab-", dir="/tmp") as exchange:
+        try:
+            preload = {} if native else preloaded(Path(exchange))
+        except LabError as error:
+            print(f"lab: {error}", file=sys.stderr)
+            return 2
         shards = [
-            Shard(name=f"guest {number}", directory=Path(exchange) / str(number), native=native, memory=options.memory)
+            Shard(f"guest {number}", Path(exchange) / str(number), native, options.memory, preload)
             for number in range(1, guests + 1)
         ]
         for number, shard in enumerate(shards, 1):
