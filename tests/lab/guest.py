@@ -54,7 +54,8 @@ class Shard:
     directory: Path
     native: bool
     memory: str = GUEST_MEMORY
-    host_environment: dict[str, str] = field(default_factory=dict)
+    preload: dict[str, str] = field(default_factory=dict)
+    pinned: list[str] = field(default_factory=list)
     process: subprocess.Popen[bytes] | None = None
     shown: int = 0
     partial: bytes = b""
@@ -102,14 +103,14 @@ class Shard:
             shutil.copy(Path(__file__).with_name("guest-init.sh"), init)
             init.chmod(0o755)
             argv = [
-                UML, f"mem={self.memory}", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro",
+                *self.pinned, UML, f"mem={self.memory}", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro",
                 f"init={init}", f"lab_job={self.directory}", f"uml_dir={self.directory}", "umid=guest",
                 "quiet", "loglevel=4", "panic=1", "con=null", "con0=null,fd:1", "ssl=null",
             ]  # fmt: skip
         with self.console.open("wb") as console:
             self.process = subprocess.Popen(
                 argv, stdin=subprocess.DEVNULL, stdout=console, stderr=console, start_new_session=True,
-                env=os.environ | self.host_environment,
+                env=os.environ | self.preload,
             )  # fmt: skip
 
     def show(self, prefix: str) -> None:
@@ -182,6 +183,16 @@ def preloaded(directory: Path) -> dict[str, str]:
     except subprocess.CalledProcessError as error:
         raise LabError(f"{shlex.join(argv)} failed: {error.stderr.strip()}") from None
     return {"LD_PRELOAD": str(library)}
+
+
+def pinned(number: int) -> list[str]:
+    """What goes before the command of a guest kernel, to keep it on one of this machine's processors.
+
+    Each system call in a guest goes to another process of the machine and back. On one processor that is a switch of
+    contexts, between two it is an interrupt each way: measured in a virtual machine, 7 us against 64.
+    """
+    processors = sorted(os.sched_getaffinity(0))
+    return ["taskset", "-c", str(processors[number % len(processors)])]
 
 
 def choose_native(kernel: str) -> bool:
@@ -288,7 +299,7 @@ def main(argv: list[str] | None = None) -> int:
             print(f"lab: {error}", file=sys.stderr)
             return 2
         shards = [
-            Shard(f"guest {number}", Path(exchange) / str(number), native, options.memory, preload)
+            Shard(f"guest {number}", Path(exchange) / str(number), native, options.memory, preload, pinned(number))
             for number in range(1, guests + 1)
         ]
         for number, shard in enumerate(shards, 1):
