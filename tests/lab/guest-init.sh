@@ -20,7 +20,7 @@ mount -t tmpfs tmpfs /dev/shm
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 
 # Directories to keep are held open while the empty file systems go over them, then bound back.
-# The job's directory is a file system of its own because the root is read-only.
+# The directory around the job's is a file system of its own because the root is read-only; all guests of a run share it.
 mount -t tmpfs tmpfs /mnt
 keep=$(cat "$lab_job/keep")
 IFS='
@@ -28,13 +28,14 @@ IFS='
 for kept in $keep; do
     mkdir -p "/mnt$kept" && mount --bind "$kept" "/mnt$kept"
 done
-mkdir -p /mnt/job && mount -t hostfs -o "$lab_job" none /mnt/job
+exchange=${lab_job%/*}
+mkdir -p /mnt/job && mount -t hostfs -o "$exchange" none /mnt/job
 mount -t tmpfs tmpfs /tmp && chmod 1777 /tmp
 mount -t tmpfs tmpfs /run && mkdir -p /run/lock /run/netns
 for kept in $keep; do
     mkdir -p "$kept" && mount -n --move "/mnt$kept" "$kept"
 done
-mkdir -p "$lab_job" && mount -n --move /mnt/job "$lab_job"
+mkdir -p "$exchange" && mount -n --move /mnt/job "$exchange"
 unset IFS
 umount /mnt
 

@@ -3,7 +3,7 @@
     python -m lab.guest [options] [pytest args]        the lab's tests (default: all that are marked `lab` or `both`)
     python -m lab.guest [options] --exec ARGV...        any command, e.g. the demo
 
-Options: `--guests N` spreads the test files over N kernels, `--time-limit SECONDS` for the whole run,
+Options: `--guests N` spreads the tests over N kernels, `--time-limit SECONDS` for the whole run,
 `--kernel auto|native|guest`, `--memory SIZE` of each guest, `--keep DIRECTORY` collects what failed tests left (logs,
 captures), `--summary FILE`, `--outcomes FILE` of each test.
 
@@ -250,7 +250,7 @@ def summarise(shards: list[Shard], seconds: float, summary: Path | None) -> bool
         except (FileNotFoundError, ValueError):
             counts["dead"] += 1
         else:
-            # 5: this shard had no test left, which is no failure while another one had.
+            # 5: no test was selected, which the caller says in its own words.
             counts["dead"] += shard.status not in (0, 1, 5)
     if summary is not None:
         summary.write_text(json.dumps(counts), encoding="utf-8")
@@ -302,12 +302,14 @@ def main(argv: list[str] | None = None) -> int:
             Shard(f"guest {number}", Path(exchange) / str(number), native, options.memory, preload, pinned(number))
             for number in range(1, guests + 1)
         ]
-        for number, shard in enumerate(shards, 1):
+        claims = Path(exchange) / "claims"
+        claims.mkdir()
+        for shard in shards:
             own = {
                 "SWANROAM_SUMMARY": str(shard.directory / "summary.json"),
                 "SWANROAM_ARTIFACTS": str(shard.directory / "artifacts"),
                 "SWANROAM_OUTCOMES": str(shard.outcomes),
-                "SWANROAM_SHARD": f"{number}/{guests}",
+                "SWANROAM_CLAIMS": str(claims),
             }
             shard.prepare(command, environment | own)
         if not executes:

@@ -1,10 +1,11 @@
-"""pytest plugin of the launcher: this process's share of the test files, and a record of the results.
+"""pytest plugin of the launcher: this process's share of the tests, and a record of the results.
 
-`SWANROAM_SHARD=2/3` keeps the second third of the files (whole files, balanced by number of tests; every
-shard computes the same division). `SWANROAM_SUMMARY=FILE` receives the counts as JSON when the session ends; `both`
-are those passed that run on this machine's kernel and in the lab.
+Several processes run the same tests: `SWANROAM_CLAIMS=DIRECTORY` is one that they share, in which each claims a test
+before it runs it. So none waits for another, however long single tests take. `SWANROAM_SUMMARY=FILE` receives the
+counts as JSON when the session ends; `both` are those passed that run on this machine's kernel and in the lab.
 """
 
+import hashlib
 import json
 import os
 from collections import Counter
@@ -15,26 +16,51 @@ import pytest
 _outcomes: Counter[str] = Counter()
 
 
-def divide(sizes: dict[str, int], shards: int) -> list[list[str]]:
-    """Files over shards: the largest file goes first to the shard with the least work so far."""
-    shares: list[list[str]] = [[] for _ in range(shards)]
-    load = [0] * shards
-    for name in sorted(sizes, key=lambda name: (-sizes[name], name)):
-        lightest = load.index(min(load))
-        shares[lightest].append(name)
-        load[lightest] += sizes[name]
-    return shares
+class Claims:
+    """Tests of which this process is the one that runs them, in a directory that all processes see."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def take(self, test: str) -> bool:
+        """Whether nobody had claimed this test. Making a directory is atomic, in a guest's hostfs as well."""
+        try:
+            (self._directory / hashlib.sha256(test.encode()).hexdigest()).mkdir()
+        except FileExistsError:
+            return False
+        return True
 
 
 @pytest.hookimpl(trylast=True)  # after -m and -k have made their selection
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    shard = os.environ.get("SWANROAM_SHARD")
-    if not shard:
+    if not os.environ.get("SWANROAM_CLAIMS"):
         return
     _deselect(config, items, [item for item in items if item.get_closest_marker("guest") and not _in_a_guest()])
-    index, total = (int(part) for part in shard.split("/"))
-    mine = set(divide(Counter(str(item.path) for item in items), total)[index - 1])
-    _deselect(config, items, [item for item in items if str(item.path) not in mine])
+    # Long ones first, so that all end at about the same time: a scenario takes many times as long as a kernel test.
+    items.sort(key=lambda item: "scenarios" not in item.path.parts)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> bool | None:
+    """pytest's own loop (_pytest/main.py), with a claim before each test."""
+    directory = os.environ.get("SWANROAM_CLAIMS")
+    if not directory or session.config.option.collectonly:
+        return None
+    if session.testsfailed and not session.config.option.continue_on_collection_errors:
+        return None  # pytest's own says so
+    claims = Claims(Path(directory))
+    mine = (item for item in session.items if claims.take(item.nodeid))
+    item = next(mine, None)
+    while item is not None:
+        # What fixtures live on depends on the test that comes next.
+        following = next(mine, None)
+        item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+        if session.shouldfail:
+            raise session.Failed(session.shouldfail)
+        if session.shouldstop:
+            raise session.Interrupted(session.shouldstop)
+        item = following
+    return True
 
 
 def _in_a_guest() -> bool:

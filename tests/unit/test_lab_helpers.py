@@ -2,12 +2,13 @@
 
 import array
 from ipaddress import IPv6Network
+from pathlib import Path
 
 from lab import snapshot, traffic
 from lab.addressing import CONTROL_PREFIX, inner_address
 from lab.controller import merge
 from lab.guest import parse
-from lab.shards import divide
+from lab.shards import Claims
 from lab.totals import total
 from swanroam.inner_address import inner_address as inner_address_of_swanroam
 
@@ -49,12 +50,12 @@ def test_an_entry_that_is_there_twice_is_not_the_same_as_once() -> None:
     assert snapshot.difference("--- rules\nx", "--- rules\nx\nx") == "+ rules: x"
 
 
-def test_every_file_goes_to_exactly_one_shard_and_the_work_is_spread() -> None:
-    sizes = {"a": 10, "b": 6, "c": 5, "d": 1}
-    shares = divide(sizes, 2)
-    assert sorted(name for share in shares for name in share) == sorted(sizes)
-    assert [sum(sizes[name] for name in share) for share in shares] == [11, 11]
-    assert divide({"a": 1}, 3) == [["a"], [], []]
+def test_each_test_is_claimed_by_exactly_one_process(tmp_path: Path) -> None:
+    first, second = Claims(tmp_path), Claims(tmp_path)
+    assert first.take("tests/a.py::test_one[ipv4]")
+    assert not second.take("tests/a.py::test_one[ipv4]")
+    assert second.take("tests/a.py::test_one[ipv6]")
+    assert not first.take("tests/a.py::test_one[ipv6]")
 
 
 def test_the_launcher_takes_its_own_options_and_leaves_the_rest_to_pytest() -> None:
