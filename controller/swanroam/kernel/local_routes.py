@@ -13,6 +13,7 @@ Found again by: protocol number 83 on our routes and rules; the kernel's own by 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -31,6 +32,8 @@ _KERNEL: Final = 2  # RTPROT_KERNEL
 _APPEND: Final = NLM_F_CREATE | NLM_F_APPEND
 """The local table may have routes to the same address by other devices; they stay."""
 _FAMILIES: Final = (AF_INET, AF_INET6)
+_TRIES: Final = 25
+_PAUSE: Final = 0.01  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +70,19 @@ class AutomaticRoute:
         return f"the kernel's own local route {self.address} on the carrier"
 
     async def remove(self, netlink: RouteSocket) -> None:
-        """Raises RouteSocketError."""
+        """Waits for it if need be: IPv6 makes it from a work queue, perhaps only some time after the address is there
+        (addrconf_dad_work() in net/ipv6/addrconf.c). Raises RouteSocketError.
+        """
         message = TunnelRouteMessage()
         message["family"], message["proto"], message["type"] = family_of(self.address), _KERNEL, rt_type["local"]
         message["table"], message["attrs"] = LOCAL_TABLE, [("RTA_TABLE", LOCAL_TABLE)]
         _complete(message, self.address, self.index)
-        await netlink.remove(message, RTM_DELROUTE, f"remove {self}")
+        removed = await netlink.remove(message, RTM_DELROUTE, f"remove {self}")
+        tries = _TRIES if self.address.version == 6 else 0
+        while not removed and tries:
+            tries -= 1
+            await asyncio.sleep(_PAUSE)
+            removed = await netlink.remove(message, RTM_DELROUTE, f"remove {self}")
 
 
 @dataclass(frozen=True, slots=True)

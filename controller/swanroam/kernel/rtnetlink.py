@@ -201,13 +201,15 @@ class RouteSocket(AsyncIPRoute):  # type: ignore[misc]  # pyroute2 has no type i
         except OSError as error:
             raise RouteSocketError(error.errno or errno.EIO, operation) from error
 
-    async def remove(self, message: Any, kind: int, operation: str) -> None:
-        """Like `execute` for a deletion; what is already gone is no error."""
+    async def remove(self, message: Any, kind: int, operation: str) -> bool:
+        """Like `execute` for a deletion; what is already gone is no error. Returns whether it was there."""
         try:
             await self.execute(message, kind, DELETE, operation)
         except RouteSocketError as error:
             if error.errno not in _GONE:
                 raise
+            return False
+        return True
 
     async def listing(self, message: Any, kind: int, operation: str) -> list[Any]:
         """All answers to a dump request. Raises RouteSocketError."""
