@@ -11,6 +11,7 @@ import errno
 import os
 import socket
 import struct
+import sys
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum, IntFlag
@@ -23,6 +24,8 @@ IPAddress = IPv4Address | IPv6Address
 
 ANSWER_TIMEOUT = 10.0
 """Seconds for each part of the kernel's answer."""
+STAND_IN_MARK = 0x73777369
+"""SO_MARK of sockets of the mover's that stand in for programs' for a while; they are never listed."""
 
 
 class SocketDiagError(Exception):
@@ -182,7 +185,8 @@ class SocketDiag:
                 "; load them with 'modprobe -a inet_diag tcp_diag udp_diag'" if refusal.number == errno.ENOENT else ""
             )
             raise SocketDiagError(f"the kernel refuses to list its sockets: {refusal}{remedy}") from refusal
-        found = [_decode(payload, protocol) for payload in answers if len(payload) >= _MESSAGE.size]
+        whole = [payload for payload in answers if len(payload) >= _MESSAGE.size]
+        found = [_decode(payload, protocol) for payload in whole if not _stands_in(payload)]
         return [entry for entry in found if condition.accepts(entry)]
 
     async def get_tcp(
@@ -204,12 +208,8 @@ class SocketDiag:
                 return None
             raise SocketDiagError(f"the kernel refuses to look a socket up: {refusal}") from refusal
         for entry in (_decode(payload, SocketProtocol.TCP) for payload in answers if len(payload) >= _MESSAGE.size):
-            if (entry.local, entry.local_port, entry.remote, entry.remote_port) == (
-                local,
-                local_port,
-                remote,
-                remote_port,
-            ):
+            ends = (entry.local, entry.local_port, entry.remote, entry.remote_port)
+            if ends == (local, local_port, remote, remote_port):
                 return entry
         return None
 
@@ -303,6 +303,7 @@ _INET_DIAG_BC_D_COND = 8
 _INET_DIAG_BC_AUTO = 6
 _INET_DIAG_INFO = 2
 _INET_DIAG_SHUTDOWN = 8
+_INET_DIAG_MARK = 15
 _INET_DIAG_MD5SIG = 18
 _INET_DIAG_ULP_INFO = 19
 _INET_ULP_INFO_NAME = 1
@@ -365,6 +366,12 @@ def _decode(payload: bytes, protocol: SocketProtocol) -> SocketInUse:
         upper_protocol=name.rstrip(b"\0").decode("ascii", "replace"),
         signature_keys=attributes.get(_INET_DIAG_MD5SIG, b""),
     )
+
+
+def _stands_in(payload: bytes) -> bool:
+    """Marks are told to those with CAP_NET_ADMIN only."""
+    mark = dict(_attributes(payload[_MESSAGE.size :])).get(_INET_DIAG_MARK, b"")
+    return mark == STAND_IN_MARK.to_bytes(4, sys.byteorder)
 
 
 def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:

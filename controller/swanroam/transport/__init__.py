@@ -18,4 +18,5 @@ only ``orders``.
 - ``detour``: how a connection comes by a source address that no route would choose.
 - ``signature``: TCP-MD5 keys.
 - ``connection``, ``datagram``: one TCP connection, one UDP socket.
+- ``latecomers``: datagrams for addresses that a UDP socket has left.
 """

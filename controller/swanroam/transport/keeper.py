@@ -22,6 +22,7 @@ from swanroam.kernel.xfrm.locks import remove_locks
 from swanroam.kernel.xfrm.socket import XfrmSocket
 from swanroam.transport.ending import end
 from swanroam.transport.finding import Finder
+from swanroam.transport.latecomers import Latecomers
 from swanroam.transport.orders import (
     LONGEST_LINE,
     Answer,
@@ -45,7 +46,7 @@ from swanroam.transport.tracer import Tracer, TracerGone
 from swanroam.transport.transfer import Transfer, locks_of
 
 IDLE_LIMIT: Final = 5.0
-"""Seconds without an order and without a transfer after which the mover ends."""
+"""Seconds without an order, a transfer and datagrams to be handed on after which the mover ends."""
 
 
 class Keeper:
@@ -68,6 +69,7 @@ class Keeper:
         self._transfers: dict[int, Transfer] = {}
         self._limits: dict[int, asyncio.TimerHandle] = {}
         self._tasks = asyncio.TaskGroup()
+        self._latecomers = Latecomers(xfrm, self._tasks.create_task)
         self._turns: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
         """Orders for one transfer are carried out one after the other, in the order in which they came."""
         self._under_way = 0
@@ -84,7 +86,9 @@ class Keeper:
                     self._tasks.create_task(self._carry_out(order))
                 for transfer in list(self._transfers.values()):
                     self._end(transfer)
+                await self._latecomers.close()
         finally:
+            await self._latecomers.close()  # what was under way may have begun more
             tracing.cancel()
 
     async def _next_order(self) -> Order | None:
@@ -95,7 +99,7 @@ class Keeper:
                 async with asyncio.timeout(limit):
                     line = await self._reader.readline()
             except TimeoutError:
-                if not self._transfers and not self._under_way:
+                if not self._transfers and not self._under_way and not self._latecomers.expected:
                     # What was sent before this is still read; what comes later fails where it is sent (af_unix.c).
                     self._writer.get_extra_info("socket").shutdown(socket.SHUT_RD)
                     limit = None
@@ -162,7 +166,7 @@ class Keeper:
             def begun() -> None:
                 self._limits[number] = loop.call_later(order.hold_seconds, self._end, transfer)
 
-            transfer = Transfer(order, self._xfrm, self._tracer, self._owners, self._finder, begun)
+            transfer = Transfer(order, self._xfrm, self._tracer, self._owners, self._finder, self._latecomers, begun)
             self._transfers[number] = transfer
             try:
                 return await transfer.stop()

@@ -15,6 +15,7 @@ from swanroam.kernel.xfrm.socket import XfrmSocket
 from swanroam.transport.crew import Crew
 from swanroam.transport.finding import Finder, look_again
 from swanroam.transport.jobs import Build, Held, LetGo, Read, Stage
+from swanroam.transport.latecomers import Latecomers, udp
 from swanroam.transport.orders import Entry, Expired, Go, Gone, Place, Reason, Rebuild, Rebuilt, Refusal, Stop, Stopped
 from swanroam.transport.owners import OwnerTable, look_at
 from swanroam.transport.stopping import NotStopped, StopFailure
@@ -41,6 +42,7 @@ class Transfer:
         tracer: Tracer,
         owners: OwnerTable,
         finder: Finder,
+        latecomers: Latecomers,
         begun: Callable[[], None],
     ) -> None:
         """`begun` is called once, just before the first owner is stopped, also when there is none to stop."""
@@ -51,6 +53,7 @@ class Transfer:
         self._tracer = tracer
         self._owners = owners
         self._finder = finder
+        self._latecomers = latecomers
         self._held: list[Held] = []
         self._crew = Crew(self._held, owners.ignored, tracer.lifeline.fileno())
         self._stopped: set[int] = set()
@@ -94,7 +97,7 @@ class Transfer:
         await self._dismiss(unwanted, doubtful=True)
         slots = self._slots(self._remaining())
         numbers = tuple(order.numbers.get(self._held[slot].index, 0) for slot in slots)
-        await self._crew.do(Build(slots, Place.NEW, numbers))
+        await self._build(Build(slots, Place.NEW, numbers))
         for held in self._remaining():
             if held.place is not Place.NEW or held.stage is not Stage.BUILT:
                 refusals[held.index] = held.refusal or Refusal(Reason.TIMED_OUT)
@@ -108,7 +111,7 @@ class Transfer:
         back = {index for index in order.back if 0 <= index < len(self._order.entries)}
         returning = [held for held in self._remaining() if held.index in back and held.place is Place.NEW]
         slots = self._slots(returning)
-        await self._crew.do(Build(slots, Place.OLD, tuple(self._held[slot].peer_number for slot in slots)))
+        await self._build(Build(slots, Place.OLD, tuple(self._held[slot].peer_number for slot in slots)))
         stays = {
             left
             for held in self._held
@@ -156,6 +159,15 @@ class Transfer:
         for held in self._held:
             if _is_tcp(held) and held.number is None and held.refusal is None:
                 held.refusal = Refusal(Reason.TIMED_OUT)
+
+    async def _build(self, job: Build) -> None:
+        """What comes for UDP sockets meanwhile, and for a while after, follows them."""
+        leaving = udp([self._held[slot] for slot in job.slots])
+        self._latecomers.stand_in(leaving)
+        try:
+            await self._crew.do(job)
+        finally:
+            await self._latecomers.settle(leaving)
 
     async def _open(self, moved: Sequence[Held]) -> None:
         """Let in packets for sockets at their new addresses, which are silent themselves.

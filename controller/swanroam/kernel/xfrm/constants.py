@@ -41,6 +41,7 @@ XFRM_INF: Final = 2**64 - 1
 IPPROTO_ANY: Final = 0
 IPPROTO_IPIP: Final = 4
 IPPROTO_TCP: Final = 6
+IPPROTO_UDP: Final = 17
 IPPROTO_IPV6: Final = 41
 IPPROTO_ESP: Final = 50
 IPPROTO_AH: Final = 51
