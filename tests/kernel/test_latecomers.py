@@ -1,4 +1,4 @@
-"""Datagrams that come while connected UDP sockets get other addresses, and after: none is lost, on the running kernel."""
+"""Datagrams that come while connected UDP sockets get other addresses, and after: none is lost, in a running kernel."""
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 
 While no address is usable, UDP packets are lost, as they must be. What is shown is that nothing else is: of what
 the mobile host sends, nothing from the moment that its carrier is up; of what is sent to it, nothing from the moment
-that the correspondent knows the new address and that it is proven.
+that the correspondent knows the new address and that it is proven; and nothing while, after that, the sockets themselves
+get the new address.
 """
 
 import time
@@ -12,6 +13,7 @@ import pytest
 from lab.host import Host
 from lab.topology import Lab
 from lab.traffic import UdpDirection
+from scenarios.native import Native
 from scenarios.scenario import Story, log_time, start
 
 pytestmark = pytest.mark.lab
@@ -24,11 +26,13 @@ ON_THE_WAY = 0.05
 def test_only_what_nobody_could_deliver_is_lost(lab: Lab, gap: float) -> None:
     story = start(lab)
     mix = story.traffic()
+    native = Native(story)
 
     cut = time.monotonic()
     lab.mobile.link_down("net-a")
     back = lab.mobile.move_to("net-b", gap=gap).ended
     story.wait_moved()
+    print(f"{len(native)} sockets at the new address {native.wait():.1f} s after the filters")
     result = mix.stop()
 
     assert result.udp is not None

@@ -330,12 +330,12 @@ def test_what_an_overtaken_move_has_done_does_not_count_for_the_next_one_to_the_
     two.deliver()  # charon has moved to B, for the first move
     assert two.correspondent.machine.crossing is Crossing.ACCEPTING
     two.settle()
-    assert two.mobile.machine.leader.finished
+    assert two.mobile.machine.filter_moves.leader.finished
 
 
 def test_without_an_ike_sa_there_is_nothing_to_move_and_a_new_one_is_made(registered: Two) -> None:
     registered.do("mobile", registered.mobile.addresses(B, A))
-    while registered.mobile.machine.leader.pair is None:
+    while registered.mobile.machine.filter_moves.leader.pair is None:
         registered.deliver()
     registered.underway.clear()
     registered.actions.clear()

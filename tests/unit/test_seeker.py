@@ -411,12 +411,12 @@ def test_with_method_migrate_it_is_found_by_a_new_ike_sa_which_is_not_migrated()
     driver = lost(registered(migrating()))
     assert resolve(driver, Q) == [Q]
     driver.receive(answer(only(sent(find(driver), AddressChange))))
-    assert not driver.machine.leader.busy, "the peer is not where it has said, and will say so"
+    assert not driver.machine.filter_moves.leader.busy, "the peer is not where it has said, and will say so"
     acknowledgment = only(sent(driver.receive(change(2, Q, P)), Acknowledgment))
     actions = driver.receive(path_response(acknowledgment))
     assert driver.machine.mobile.ready
     assert only(found(actions, EstablishFilters)).pair == Pair(B, Q)
-    assert not driver.machine.leader.busy
+    assert not driver.machine.filter_moves.leader.busy
 
 
 def test_with_method_migrate_an_ike_sa_that_the_peer_has_made_anew_is_not_migrated():
@@ -425,7 +425,7 @@ def test_with_method_migrate_an_ike_sa_that_the_peer_has_made_anew_is_not_migrat
     driver.receive(answer(only(sent(actions, AddressChange))))
     driver.receive(change(2, Q, P))
     assert driver.machine.mobile.ready
-    assert not driver.machine.leader.busy
+    assert not driver.machine.filter_moves.leader.busy
 
 
 def test_with_method_migrate_the_peers_new_ike_sa_may_be_seen_after_its_messages():
@@ -434,10 +434,10 @@ def test_with_method_migrate_the_peers_new_ike_sa_may_be_seen_after_its_messages
     acknowledgment = only(sent(driver.receive(change(2, Q, P)), Acknowledgment))
     driver.receive(path_response(acknowledgment))
     driver.receive(answer(mine))
-    assert driver.machine.leader.busy
+    assert driver.machine.filter_moves.leader.busy
     actions = driver.associate(Pair(A, P), Pair(B, Q))
     assert driver.machine.mobile.ready
-    assert not driver.machine.leader.busy
+    assert not driver.machine.filter_moves.leader.busy
     assert not sent([*actions, *driver.wait(20)], FiltersRequest)
 
 

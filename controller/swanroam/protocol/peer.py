@@ -15,7 +15,6 @@ How it is driven (by the daemon, and by the simulation in the tests, in the same
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import replace
 from typing import Any
 
 from swanroam.protocol.authorisation import Surroundings, habitable
@@ -26,7 +25,6 @@ from swanroam.protocol.events import (
     AddressesRead,
     Association,
     AssociationsRead,
-    EstablishFilters,
     Event,
     Fact,
     FallbacksResolved,
@@ -41,6 +39,7 @@ from swanroam.protocol.events import (
     TimerExpired,
     UsageRead,
 )
+from swanroam.protocol.filter_moves import FilterMoves
 from swanroam.protocol.handover import Step
 from swanroam.protocol.host_state import Crossing, HostState, Pair, host_state
 from swanroam.protocol.messages import (
@@ -51,12 +50,10 @@ from swanroam.protocol.messages import (
     FiltersRequest,
     IPAddress,
     Message,
-    Method,
     PathResponse,
     TransferReply,
     TransferRequest,
 )
-from swanroam.protocol.migration import Follower, Leader, made_anew
 from swanroam.protocol.mobile import Mobile
 from swanroam.protocol.retransmission import Retransmission
 from swanroam.protocol.settings import PeerSettings
@@ -76,21 +73,20 @@ class PeerMachine:
             grace=settings.mobile.grace,
             instance=settings.mobile.instance,
         )
-        exchange = Retransmission(settings.mobile.first_retransmit, settings.mobile.ceiling, jitter)
-        self.leader = Leader(exchange)
-        self.follower = Follower()
+
+        def exchange() -> Retransmission:
+            return Retransmission(settings.mobile.first_retransmit, settings.mobile.ceiling, jitter)
+
+        self.filter_moves = FilterMoves(settings.mobile.method, self.mobile, exchange())
         self.transfers = Transfers(
             willing=settings.transport,
             stopped_share=settings.stopped_share,
-            exchange=Retransmission(settings.mobile.first_retransmit, settings.mobile.ceiling, jitter),
+            exchange=exchange(),
             token=token,
             jitter=jitter,
         )
         self.associations: tuple[Association, ...] = ()
         self.surroundings = Surroundings()
-        self._renegotiated: Pair | None = None
-        """Method migrate: the pair for which new filters have to be made after all."""
-        self._anew: Pair | None = None  # for which one of the hosts has made them
         self._remembered_peer: Binding | None = None
         self._present = 0.0
         """When there was last an IKE_SA with the peer, or a message of it."""
@@ -152,7 +148,7 @@ class PeerMachine:
             if self.transfers.followed_through(pair):
                 actions += self.correspondent.transported(now)
             advanced = self.mobile.advance(
-                self._settled_associations(pair),
+                self.filter_moves.settled(self.associations, pair),
                 pair.remote,
                 now,
                 peer_moving=peer_moving,
@@ -161,7 +157,7 @@ class PeerMachine:
             )
             half = self.correspondent
             sought = self.mobile.seek(half.binding, now, certain=half.answerable)
-            actions += self._led([*advanced, *sought], now)
+            actions += self.filter_moves.lead([*advanced, *sought], pair, self.associations, now)
             actions += self._transferred(pair, now)
             if self.crossing is not Crossing.NONE:
                 released = set(self.correspondent.lingering) - lingering
@@ -174,10 +170,7 @@ class PeerMachine:
     def crossing(self) -> Crossing:
         """Method migrate: how far this host's filters have come to the current pair."""
         pair = self.pair
-        if pair is None:
-            return Crossing.NONE
-        own = self.leader.crossing(pair)
-        return own if own is not Crossing.NONE else self.follower.crossing(pair)
+        return Crossing.NONE if pair is None else self.filter_moves.crossing(pair)
 
     def wanted(self) -> HostState:
         """What this host's kernel should have for this peer."""
@@ -206,9 +199,8 @@ class PeerMachine:
 
     def deadline(self) -> float | None:
         """When to feed TimerExpired. Times that passed before the last event have had their chance."""
-        times = [*self.mobile.deadlines(), *self.correspondent.deadlines(), *self.transfers.deadlines()]
-        if self.leader.exchange.due is not None:
-            times.append(self.leader.exchange.due)
+        times = [*self.mobile.deadlines(), *self.correspondent.deadlines()]
+        times += [*self.filter_moves.deadlines(), *self.transfers.deadlines()]
         if self.managed and not self.associations:
             times.append(self._present + self.settings.forget_after)
         return min((time for time in times if time > self._now), default=None)
@@ -242,7 +234,7 @@ class PeerMachine:
             unannounced=correspondent.unannounced,
             migrated=None if self.crossing is Crossing.NONE else self.pair,
             crossing=self.crossing,
-            led=self.pair is not None and self.leader.crossing(self.pair) is not Crossing.NONE,
+            led=self.pair is not None and self.filter_moves.leader.crossing(self.pair) is not Crossing.NONE,
         ).to_json()
 
     def restore(self, stored: dict[str, Any], now: float) -> None:
@@ -252,17 +244,14 @@ class PeerMachine:
         self._remembered_peer = snapshot.remembered_peer
         self.mobile.restore(snapshot, now)
         self.correspondent.restore(snapshot, now)
-        if snapshot.migrated is not None and snapshot.led:
-            self.leader.restore(snapshot.migrated, snapshot.crossing, now)
-        elif snapshot.migrated is not None:
-            self.follower.restore(snapshot.migrated, snapshot.crossing)
+        self.filter_moves.restore(snapshot, now)
 
     # --- inside -------------------------------------------------------------------------------------------------
 
     def _dispatch(self, event: Event, now: float) -> list[Action]:
         match event:
             case AssociationsRead(associations):
-                self._anew = made_anew(self.associations, associations, self._anew)
+                self.filter_moves.associations_read(self.associations, associations)
                 self.associations = associations
                 self.mobile.associations_read(associations, now)
                 return []
@@ -272,17 +261,9 @@ class PeerMachine:
             case MessageReceived(message):
                 return self._message(message, now)
             case FiltersEstablished(pair):
-                if self.follower.waiting_for(pair):
-                    return self.follower.established(pair)
-                migrating = self.settings.mobile.method is Method.MIGRATE and pair != self._renegotiated
-                if self.leader.established(pair, now) or (migrating and pair != self.mobile.seeker.trying):
-                    return []  # the latter of a move that was overtaken
-                return self.mobile.filters_established(pair, now)
+                return self.filter_moves.established(pair, now)
             case FiltersFailed(pair, reason):
-                if self.follower.waiting_for(pair):
-                    return self.follower.failed(pair, reason)
-                self.leader.failed(pair)
-                return self.mobile.filters_failed(pair, reason, now)
+                return self.filter_moves.failed(pair, reason, now)
             case FiltersReleased(address):
                 self.mobile.filters_released(address, now)
                 return []
@@ -324,43 +305,6 @@ class PeerMachine:
             case TransferReply():
                 return self.transfers.replied(message, now) if message.sequence == self.mobile.sequence else []
 
-    def _settled_associations(self, pair: Pair) -> tuple[Association, ...]:
-        """Method migrate: an IKE_SA is at the pair with its first CHILD_SA; the filters are when both hosts say so."""
-        handover = self.mobile.handover
-        moving = handover is not None and not handover.reached(Step.FILTERS)
-        if self.settings.mobile.method is not Method.MIGRATE or not moving:
-            return self.associations
-        led = self.leader.pair == pair and self.leader.finished
-        if led or self.follower.crossing(pair) is Crossing.DONE or pair in (self._renegotiated, self._anew):
-            return self.associations
-        return tuple(replace(association, complete=False) for association in self.associations)
-
-    def _led(self, actions: list[Action], now: float) -> list[Action]:
-        """Method migrate: what would establish filters leads the peer through moving them instead."""
-        if self.leader.overtaken(self.pair, self._anew):
-            self.leader.reset()
-        if self.leader.pair is not None and self.leader.busy and not self.associations:
-            actions += self.mobile.filters_failed(self.leader.pair, "no IKE_SA is left to migrate", now)
-            self.leader.reset()
-        if self.settings.mobile.method is Method.MIGRATE:
-            for action in actions:
-                if not isinstance(action, EstablishFilters):
-                    continue
-                if self._can_migrate(action.pair):
-                    self._renegotiated = None
-                    self.leader.begin(action.pair, now)
-                    actions = [other for other in actions if other is not action]
-                else:
-                    self._renegotiated = action.pair
-        handover = self.mobile.handover.id if self.mobile.handover is not None else bytes(HANDOVER_SIZE)
-        return [*actions, *self.leader.transmit(self.mobile.sequence, handover, now)]
-
-    def _can_migrate(self, pair: Pair) -> bool:
-        """There are filters to be moved, and a peer that answers. Otherwise only IKE can help, with new ones."""
-        finished = self.leader.pair == pair and self.leader.finished
-        anew = self._anew is not None and self._anew.local == pair.local  # which may not have been announced yet
-        return bool(self.associations) and self.mobile.settled and not (finished or anew)
-
     def _transferred(self, pair: Pair, now: float) -> list[Action]:
         """Moves sockets on old pairs, once the current one can take them."""
         own, peer = self.own, self.peer
@@ -384,19 +328,14 @@ class PeerMachine:
 
     def _requested(self, message: FiltersRequest) -> list[Action]:
         half, pair = self.correspondent, self.pair
-        if pair in (None, self._anew) or not half.answerable or message.sequence != half.last_sequence:
+        if pair in (None, self.filter_moves.anew) or not half.answerable or message.sequence != half.last_sequence:
             return [Report(Fact.UNEXPECTED_MESSAGE, "a filters request that is not about the announced address")]
-        return self.follower.requested(message, pair)
+        return self.filter_moves.follower.requested(message, pair)
 
     def _replied(self, message: FiltersReply, now: float) -> list[Action]:
         if message.sequence != self.mobile.sequence:
             return []
-        actions, problem = self.leader.replied(message)
-        if self.leader.pair is not None and self.leader.finished:
-            self.mobile.filters_established(self.leader.pair, now)
-        if problem and self.pair is not None:
-            actions += self.mobile.filters_failed(self.pair, problem, now)
-        return actions
+        return self.filter_moves.replied(message, self.pair, now)
 
     def _forget(self, now: float) -> list[Action]:
         if self._remembered_peer is not None:
