@@ -2,8 +2,8 @@
 
 While no address is usable, UDP packets are lost, as they must be. What is shown is that nothing else is: of what
 the mobile host sends, nothing from the moment that its carrier is up; of what is sent to it, nothing from the moment
-that the correspondent knows the new address and that it is proven; and nothing while, after that, the sockets themselves
-get the new address.
+that the correspondent knows the new address and that it is proven; and nothing while, after that, the sockets
+themselves get the new address.
 """
 
 import time

@@ -1,8 +1,8 @@
 """A soft move: the new address and its preferred route come first, the old address goes a second later.
 
-Nothing of what the programs send is lost, in either direction, and nothing leaves in clear: neither while packets travel
-in the carrier, nor when the sockets themselves get the new address, with packets of both directions under way. The
-server of the UDP stream is not connected: it sends to the old address until it has heard from the new one.
+Nothing of what the programs send is lost, in either direction, and nothing leaves in clear: neither while packets
+travel in the carrier, nor when the sockets themselves get the new address, with packets of both directions under way.
+The server of the UDP stream is not connected: it sends to the old address until it has heard from the new one.
 """
 
 import pytest

@@ -70,7 +70,7 @@ class Tormentor:
         for stage in (TransferStage.PREPARE, TransferStage.MOVE, TransferStage.END):
             connection = Connection(Transport.TCP, 40000, 80, self.obstacle, 1)
             request = TransferRequest(1, HANDOVER, transfer, stage, (A, P), (B, P), (connection,))
-            actions = self.follower.requested(request, [OLD], self.now, willing=True, yielding=False)
+            actions = self.follower.requested(request, [OLD], [OLD], self.now, willing=True, yielding=False)
             self.now += 0.5
             for action in actions:
                 match action:
@@ -105,7 +105,7 @@ def test_the_end_of_a_round_that_comes_again_and_again_is_carried_out_once() -> 
     new = Pair(P, B)
 
     def ask(now: float) -> list[type]:
-        return [type(action) for action in follower.requested(request, [OLD], now, willing=True, yielding=False)]
+        return [type(action) for action in follower.requested(request, [OLD], [OLD], now, willing=True, yielding=False)]
 
     assert ask(0.0) == [MoveDatagramSockets]
     assert ask(0.1) == []

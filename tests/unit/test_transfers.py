@@ -8,8 +8,8 @@ from swanroam.protocol.binding import Binding
 from swanroam.protocol.host_state import Pair
 from swanroam.protocol.messages import MAX_CONNECTIONS, Obstacle, Transport
 from swanroam.protocol.transfer import FindSockets, Key, LetGo, MoveSockets, RebuildSockets, StopSockets
-from unit.driver import A, B, C, D
-from unit.transfer_world import HANDOVER, HOLD, World, key_of_other
+from unit.driver import A, B, C, D, P, Q
+from unit.transfer_world import HANDOVER, HOLD, World, key_of_other, mirrored
 from unit.walks import seeds
 
 BOTH_NEW, BOTH_OLD = (True, True), (False, False)
@@ -332,6 +332,88 @@ def test_what_comes_late_moves_nothing_any_more(seed: int) -> None:
     assert [world.place(key) for key in keys] == [BOTH_NEW] * 3
 
 
+@pytest.mark.parametrize("order", [StopSockets, MoveSockets, RebuildSockets, LetGo])
+@pytest.mark.parametrize("heard_after", [0.0, 0.02, 0.3])
+@pytest.mark.parametrize("who", ["leader", "follower"])
+def test_a_transfer_in_which_the_address_changes_is_brought_to_its_end(
+    order: type, heard_after: float, who: str
+) -> None:
+    """Whatever it has come to: nobody is held until the limit, and what stands apart is soon together again."""
+    for seed in range(5):
+        world = World(seed)
+        keys = world.connect(3)
+        while not world.leader.orders[order] + world.follower.orders[order]:
+            world.run(0.001)
+        moving, to = (world.leader, C) if who == "leader" else (world.follower, Q)
+        world.move(to, moving, heard_after=heard_after)
+        world.run(heard_after + 1.6)
+        assert [world.place(key) for key in keys] == [BOTH_NEW] * 3
+        assert max(socket.longest_stop for socket in world.sockets) < HOLD / 2
+        assert not any(socket.locked for socket in world.sockets)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_way_that_opens_with_the_proof_is_used_at_once_for_letting_go(seed: int) -> None:
+    """Nothing gets through from the move on until the new address is proven, as when the old one is gone."""
+    world = World(seed)
+    keys = world.connect(2)
+    while not world.follower.orders[MoveSockets]:
+        world.run(0.001)
+    world.loss = 1.0
+    world.move(C, heard_after=0.4)
+    world.run(0.4)
+    world.loss = 0.0
+    world.run(0.3)
+    assert max(socket.longest_stop for socket in world.sockets) < 0.6
+    world.run(1.0)
+    assert [world.place(key) for key in keys] == [BOTH_NEW] * 2
+
+
+def test_what_an_overtaken_move_has_not_moved_stays_unlocked_where_it_is() -> None:
+    world = World(30)
+    (key,) = world.connect(1)
+    while not world.leader.orders[StopSockets]:
+        world.run(0.001)
+    world.move(C)
+    world.leader.proven = False  # so that no other transfer begins
+    world.run(0.5)
+    assert world.place(key) == BOTH_OLD
+    assert not world.follower.orders[MoveSockets]
+    assert not any(socket.locked or socket.stopped_since for socket in world.sockets)
+
+
+def put(world: World, key: Key, ours: Pair, theirs: Pair) -> None:
+    """The ends of a connection stand apart, each pair as its host sees it, and locked where the other end is."""
+    one, other = world.leader.sockets[key], world.follower.sockets[key_of_other(key)]
+    one.pair, other.pair = ours, theirs
+    one.locked, other.locked = {mirrored(theirs)}, {mirrored(ours)}
+
+
+@pytest.mark.parametrize("crossed", [False, True], ids=["each on a pair of its own", "each on a pair of the other's"])
+@pytest.mark.parametrize("bound", [False, True])
+@pytest.mark.parametrize("seed", range(4))
+def test_what_stands_apart_after_both_hosts_have_moved_is_brought_together(
+    seed: int, *, crossed: bool, bound: bool
+) -> None:
+    world = World(seed)
+    world.move(B)
+    world.move(Q, world.follower)
+    keys = world.connect(3)
+    for key in keys:
+        here, there = (Pair(B, P), Pair(Q, A)) if crossed else (Pair(A, Q), Pair(P, B))
+        put(world, key, here, there)
+    if bound:
+        world.leader.sockets[keys[0]].obstacle = Obstacle.BOUND
+    world.run(3)
+    moved = keys[1:] if bound else keys
+    assert [world.place(key) for key in moved] == [BOTH_NEW] * len(moved)
+    assert not any(world.leader.sockets[key].locked for key in moved)
+    assert not any(world.follower.sockets[key_of_other(key)].locked for key in moved)
+    world.leader.sockets[keys[0]].obstacle = Obstacle.NONE
+    world.run(60)
+    assert world.place(keys[0]) == BOTH_NEW
+
+
 @pytest.mark.parametrize("seed", seeds(6))
 def test_random_walk(seed: int) -> None:
     """Loss, doubled and late messages, movers that die, controllers that crash: then all is well again."""
@@ -347,11 +429,12 @@ def test_random_walk(seed: int) -> None:
         world.random.choice([world.leader, world.follower]).start()
         for socket in world.sockets:
             socket.refuses = world.random.random() < 0.1
-        if world.random.random() < 0.3:
-            world.move(world.random.choice([A, B, C, D]))
-            if world.random.random() < 0.5:
+        if world.random.random() < 0.5:
+            end, addresses = world.random.choice([(world.leader, [A, B, C, D]), (world.follower, [P, Q])])
+            world.move(world.random.choice(addresses), end, heard_after=world.random.choice([0.0, 0.1, 0.6]))
+            if world.random.random() < 0.5 and end.own.deprecated:
                 world.run(world.random.uniform(0, HOLD))
-                world.move(world.random.choice(world.leader.own.deprecated))
+                world.move(world.random.choice(end.own.deprecated), end)
     world.run(10)
     world.loss = world.mover_deaths = world.late = world.failed_returns = 0.0
     for socket in world.sockets:

@@ -26,7 +26,18 @@ from swanroam.protocol.messages import (
     TransferStage,
     Transport,
 )
-from swanroam.protocol.transfer import FindSockets, InspectSockets
+from swanroam.protocol.transfer import (
+    FindSockets,
+    InspectSockets,
+    Key,
+    LetGo,
+    RebuildSockets,
+    SocketsFound,
+    SocketsInspected,
+    SocketsLetGo,
+    SocketsStopped,
+    StopSockets,
+)
 from unit.driver import (
     SETTINGS,
     STATIONARY,
@@ -80,6 +91,7 @@ def test_no_socket_moves_to_an_address_that_is_not_proven():
         replace(PREPARE, new=(B, Q)),
         replace(PREPARE, old=(C, P)),
         replace(PREPARE, old=(A, Q)),
+        replace(PREPARE, old=(B, P)),
     ],
     ids=[
         "overtaken",
@@ -87,6 +99,7 @@ def test_no_socket_moves_to_an_address_that_is_not_proven():
         "to another host",
         "from an address not its own",
         "of another host",
+        "to where they are",
     ],
 )
 def test_sockets_move_between_the_announced_addresses_only(request_: TransferRequest):
@@ -102,6 +115,65 @@ def test_no_socket_moves_that_was_not_asked_about_before(stage: TransferStage):
     actions = host.receive(replace(PREPARE, stage=stage))
     assert only(sent(actions, TransferReply)).connections[0].obstacle is Obstacle.BUSY
     assert len(actions) == 1
+
+
+def prepared() -> Driver:
+    """A transfer from A to B has been asked about; then the mobile host has announced C, which is not proven."""
+    host, challenged = proving()
+    host.receive(path_response(challenged))
+    host.receive(PREPARE)
+    host.feed(SocketsInspected(PREPARE.transfer, ()))
+    host.receive(change(3, C, A, B))
+    return host
+
+
+def test_what_has_begun_is_let_go_when_the_address_has_changed_and_moves_nowhere():
+    host = prepared()
+    actions = host.receive(replace(PREPARE, stage=TransferStage.MOVE))
+    assert only(sent(actions, TransferReply)).connections[0].obstacle is Obstacle.OVERTAKEN
+    assert len(actions) == 1
+    end = replace(PREPARE, stage=TransferStage.END)
+    assert only(found(host.receive(end), LetGo)).transfer == PREPARE.transfer
+    reply = only(sent(host.feed(SocketsLetGo(PREPARE.transfer)), TransferReply))
+    assert (reply.sequence, reply.stage) == (2, TransferStage.END)
+    assert facts(host.receive(replace(PREPARE, transfer=8))) == [Fact.UNEXPECTED_MESSAGE]
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        replace(PREPARE, sequence=1),
+        replace(PREPARE, transfer=8),
+        replace(PREPARE, old=(B, P), new=(A, P)),
+        replace(PREPARE, new=(C, P)),
+        replace(PREPARE, old=(A, Q)),
+    ],
+    ids=["of another change", "another transfer", "the other way", "to another address", "of another host"],
+)
+@pytest.mark.parametrize("stage", [TransferStage.MOVE, TransferStage.END])
+def test_only_what_was_asked_about_is_brought_to_its_end(request_: TransferRequest, stage: TransferStage):
+    assert facts(prepared().receive(replace(request_, stage=stage))) == [Fact.UNEXPECTED_MESSAGE]
+
+
+def test_a_reply_about_sockets_counts_for_the_sequence_that_asked():
+    host = Driver(SETTINGS)
+    host.addresses(A)
+    host.receive(answer(only(sent(host.associate(Pair(A, P)), AddressChange))))
+    host.receive(change(1, P))
+    host.receive(answer(only(sent(host.addresses(B), AddressChange))))
+    actions = host.feed(FiltersEstablished(Pair(B, P))) + host.associate(Pair(A, P), Pair(B, P))
+    find = only(found(actions, FindSockets))
+    key = Key(Transport.TCP, 40000, 80)
+    request = only(sent(host.feed(SocketsFound(find.old, find.new, (key,), ())), TransferRequest))
+    reply = TransferReply(
+        request.sequence, request.handover, request.transfer, request.stage, (Connection(Transport.TCP, 80, 40000),)
+    )
+    assert not found(host.receive(replace(reply, sequence=reply.sequence - 1)), StopSockets)
+    assert only(found(host.receive(reply), StopSockets)).keys == (key,)
+    request = only(sent(host.feed(SocketsStopped(request.transfer, ((key, 7),), ())), TransferRequest))
+    host.addresses(C)  # the programs are stopped: the answer is still wanted
+    reply = replace(reply, stage=TransferStage.MOVE, connections=(Connection(Transport.TCP, 80, 40000, number=9),))
+    assert only(found(host.receive(reply), RebuildSockets)).numbers == ((key, 9),)
 
 
 def test_no_filters_move_to_an_address_that_is_not_proven():

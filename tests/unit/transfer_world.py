@@ -18,7 +18,6 @@ from swanroam.protocol.binding import Binding
 from swanroam.protocol.codec import decode, encode
 from swanroam.protocol.events import Action, Send
 from swanroam.protocol.host_state import Pair
-from swanroam.protocol.leader import led_pairs
 from swanroam.protocol.messages import IPAddress, Obstacle, TransferReply, TransferRequest, Transport
 from swanroam.protocol.retransmission import Retransmission
 from swanroam.protocol.transfer import (
@@ -80,6 +79,13 @@ class End:
         self.runs = 0
         self.datagram_moves = 0
         self.orders: Counter[type] = Counter()
+        self.sequence = 1
+        """Of its last announcement."""
+        self.heard = 1
+        """The peer's, as far as it has come here."""
+        self.proven = True
+        """Its current address is, to the peer."""
+        self.targets: dict[int, Pair] = {}
         self.failing: frozenset[type] = frozenset()
         """Orders that the mover never carries out."""
         self.datagrams_take = 0.0
@@ -105,8 +111,10 @@ class End:
     def look(self) -> None:
         """What the peer's machine does after every event."""
         now = self.world.now
-        ready = Pair(self.own.current, self.peer.current) not in led_pairs(self.own, self.peer)
-        self.carry_out(self.transfers.advance(self.own, self.peer, ready=ready, sequence=1, handover=HANDOVER, now=now))
+        actions = self.transfers.advance(
+            self.own, self.peer, ready=self.proven, sequence=self.sequence, handover=HANDOVER, now=now
+        )
+        self.carry_out(actions)
         due = min((time for time in self.transfers.deadlines() if time > now), default=None)
         if due is not None:
             run = self.runs
@@ -122,7 +130,10 @@ class End:
             return  # to a socket that was closed
         message = decode(datagram)
         if isinstance(message, TransferRequest):
-            self.carry_out(self.transfers.requested(message, self.own, self.peer, self.world.now))
+            newest = message.sequence == self.heard
+            now = self.world.now
+            actions = self.transfers.requested(message, self.own, self.peer, now, answerable=True, newest=newest)
+            self.carry_out(actions)
         else:
             assert isinstance(message, TransferReply)
             self.carry_out(self.transfers.replied(message, self.world.now))
@@ -152,10 +163,13 @@ class End:
 
     def _do(self, order: Action) -> TransferEvent | None:
         match order:
-            case FindSockets(old, new, settled):
+            case FindSockets(old, new, settled, apart):
                 sockets = [(key, socket) for key, socket in self.sockets.items() if key not in settled]
                 ahead = frozenset(key for key, socket in sockets if socket.pair == new and old in socket.locked)
                 here = [key for key, socket in sockets if socket.pair == old or key in ahead]
+                if apart:
+                    ahead = frozenset()
+                    here = [key for key, socket in sockets if socket.pair == old and socket.locked.intersection(apart)]
                 kept = self._hindered(here)
                 hindered = {entry.key for entry in kept}
                 return SocketsFound(old, new, tuple(key for key in here if key not in hindered), kept, ahead)
@@ -170,16 +184,16 @@ class End:
             case RebuildSockets(transfer, numbers):
                 if transfer not in self.held:
                     return TransferFailed(transfer, "it has ended")
-                return SocketsMoved(transfer, *self._rebuild(transfer, dict(numbers)))
+                return SocketsMoved(transfer, *self._rebuild(transfer, dict(numbers), leads=True))
             case MoveSockets(transfer, old, new, numbers, elsewhere):
                 _, kept = self._stop(transfer, old, new, tuple(key for key, _ in numbers), elsewhere)
-                moved, more = self._rebuild(transfer, dict(numbers))
+                moved, more = self._rebuild(transfer, dict(numbers), leads=False)
                 return SocketsMoved(transfer, moved, (*kept, *more))
             case LetGo():
                 return self._let_go(order)
-            case UnlockSockets(old, new, keys):
+            case UnlockSockets(old, new, keys, elsewhere):
                 for key in keys:
-                    self.sockets[key].locked -= {old, new}
+                    self.sockets[key].locked -= {old, new, *elsewhere}
             case MoveDatagramSockets(old, new):
                 self._needs_the_old_address()
                 self.datagram_moves += 1
@@ -219,16 +233,19 @@ class End:
             self.sockets[key].stopped_since = self.world.now
             self.sockets[key].locked |= {old if key in ahead else self.sockets[key].pair, new}
         self.held[transfer] = stopped
-        self.targets = new
+        self.targets[transfer] = new
         self.world.after(HOLD, lambda: self._expire(transfer, tell=True))
         return tuple((key, self.sockets[key].number) for key in sorted(stopped)), tuple(kept)
 
-    def _rebuild(self, transfer: int, numbers: dict[Key, int]) -> tuple[tuple[tuple[Key, int], ...], tuple[Kept, ...]]:
+    def _rebuild(
+        self, transfer: int, numbers: dict[Key, int], *, leads: bool
+    ) -> tuple[tuple[tuple[Key, int], ...], tuple[Kept, ...]]:
         moved, kept = [], []
+        target = self.targets[transfer]
         self._needs_the_old_address()
         for key in list(self.held.get(transfer, ())):
             socket = self.sockets[key]
-            if socket.pair == self.targets:  # it is there already, and only its number was needed
+            if socket.pair == target:  # it is there already, and only its number was needed
                 self._free(key, doubtful=True)
                 self.held[transfer].remove(key)
                 if key in numbers:
@@ -244,9 +261,10 @@ class End:
                 continue
             if key.transport is Transport.TCP:
                 assert numbers[key] == self.other.sockets[key_of_other(key)].number, "not the peer's number"
-            socket.pair = self.targets
-            if self is self.world.leader and key.transport is Transport.TCP:
-                assert self.world.together(key), f"{key}: taken to the new pair, where its peer is not"
+            socket.pair = target
+            if leads and key.transport is Transport.TCP:
+                other = self.other.sockets[key_of_other(key)]
+                assert at_one_pair(socket, other), f"{key}: taken to the new pair, where its peer is not"
             self.world.check()
             moved.append((key, socket.number))
         return tuple(sorted(moved)), tuple(kept)
@@ -268,7 +286,8 @@ class End:
         away = {entry.key for entry in kept}
         for key in order.keys:
             if key in self.sockets and key not in order.doubtful and key not in away:
-                self.sockets[key].locked -= {order.old, order.new}
+                arrived = order.elsewhere if key in order.arrived else ()
+                self.sockets[key].locked -= {order.old, order.new, *arrived}
         return SocketsLetGo(order.transfer, tuple(kept))
 
     def _expire(self, transfer: int, *, tell: bool) -> None:
@@ -334,11 +353,25 @@ class World:
             keys.append(key)
         return keys
 
-    def move(self, address: IPAddress) -> None:
-        """The mobile host, once more; both know it at once."""
-        self.leader.own = self.follower.peer = self.leader.own.moved_to(address)
-        self.leader.look()
-        self.follower.look()
+    def move(self, address: IPAddress, end: End | None = None, *, heard_after: float = 0.0) -> None:
+        """A host, by default the mobile one, once more; the other hears of it, with the proof, after some seconds."""
+        end = end or self.leader
+        end.own = end.own.moved_to(address)
+        end.sequence += 1
+        end.proven = not heard_after
+        if heard_after:
+            end.look()
+            self.after(heard_after, partial(self._hear, end, end.own, end.sequence))
+        else:
+            self._hear(end, end.own, end.sequence)
+
+    def _hear(self, end: End, binding: Binding, sequence: int) -> None:
+        """The other host does, if there was nothing newer."""
+        if sequence != end.sequence:
+            return
+        end.other.peer, end.other.heard, end.proven = binding, sequence, True
+        end.other.look()
+        end.look()
 
     def at(self, time: float, what: Callable[[], None]) -> None:
         heapq.heappush(self._queue, (time, next(self._order), what))
@@ -363,7 +396,7 @@ class World:
 
     def place(self, key: Key) -> tuple[bool, bool]:
         """Whether the leader's, and the follower's, socket is at the new pair."""
-        new = Pair(self.leader.own.current, self.leader.peer.current)
+        new = Pair(self.leader.own.current, self.follower.own.current)
         return self.leader.sockets[key].pair == new, self.follower.sockets[key_of_other(key)].pair == mirrored(new)
 
     def together(self, key: Key) -> bool:

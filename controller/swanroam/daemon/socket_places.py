@@ -43,6 +43,15 @@ async def ahead_of(old: Pair, new: Pair) -> frozenset[Key]:
     return frozenset(key_of(entry) for entry in (await connected(new) if ports else ()) if _is_one(entry, ports))
 
 
+async def apart_on(pair: Pair, others: Iterable[Pair]) -> tuple[SocketInUse, ...]:
+    """TCP sockets at the pair whose peer's may be at one of the others. Raises SocketDiagError, XfrmError."""
+    async with XfrmSocket() as xfrm:
+        locks = await find_locks(xfrm)
+    elsewhere = frozenset((other.local, other.remote) for other in others)
+    ports = {(lock.local_port, lock.remote_port) for lock in locks if (lock.local, lock.remote) in elsewhere}
+    return tuple(entry for entry in (await connected(pair) if ports else ()) if _is_one(entry, ports))
+
+
 async def _apart(address: IPAddress, others: Collection[IPAddress]) -> list[SocketInUse]:
     """TCP sockets elsewhere whose peer's may be connected to this address of ours."""
     ports = await _locked(address, others)

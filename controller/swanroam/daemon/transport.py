@@ -13,8 +13,9 @@ import structlog
 
 from swanroam.config import PeerSettings, SocketSettings
 from swanroam.daemon.mover import Mover, MoverError
-from swanroam.daemon.socket_names import TRANSPORTS, kept_of, key_of
-from swanroam.daemon.socket_places import ahead_of, connected, homes_of, sockets_using
+from swanroam.daemon.socket_entries import EntryMaker
+from swanroam.daemon.socket_names import kept_of, key_of
+from swanroam.daemon.socket_places import ahead_of, apart_on, connected, homes_of, sockets_using
 from swanroam.kernel.sockets import (
     CannotDestroy,
     SocketDiagError,
@@ -135,7 +136,7 @@ class LocalSockets:
     ) -> None:
         self._settings = settings
         self._exclusions = Exclusions(settings.exclude_processes, settings.exclude_ports)
-        self._interface_of = interface_of
+        self._entries = EntryMaker(interface_of)
         self._expired = expired
         self._mover = Mover(self._ended)
         self._held: dict[tuple[str, int], _Held] = {}
@@ -181,7 +182,7 @@ class LocalSockets:
                 entry
                 for socket in sockets[start : start + AT_ONCE]
                 for pair in [Pair(socket.local, socket.remote)]
-                for entry in self._entries(pair, pair, [key_of(socket)])
+                for entry in self._entries.between(pair, pair, [key_of(socket)])
             ]
             answer = await self._mover.ask(End(self._mover.number(), tuple(entries)), Ended)
             for index, refusal in answer.refusals.items():
@@ -205,8 +206,8 @@ class LocalSockets:
                     return await self._move(owner, order)
                 case LetGo():
                     return await self._let_go(owner, order)
-                case UnlockSockets(old, new, keys):
-                    await self._mover.tell(Unlock(self._entries(old, new, keys)))
+                case UnlockSockets(old, new, keys, elsewhere):
+                    await self._unlock((old, *elsewhere), new, keys)
                     return None
                 case MoveDatagramSockets(old, new):
                     await self._move_datagrams(owner, old, new)
@@ -237,15 +238,17 @@ class LocalSockets:
     # --- orders -------------------------------------------------------------------------------------------------
 
     async def _find(self, order: FindSockets) -> SocketsFound:
-        sockets = {key_of(entry) for entry in await connected(order.old)} - order.settled
-        looked = await self._inspect(dict.fromkeys(sorted(sockets), order.old), order.new)
-        ahead = await ahead_of(order.old, order.new) - order.settled - sockets
-        there = await self._ask_about(tuple(sorted(ahead)), self._homeward(order.old, order.new, sorted(ahead)))
+        old, new = order.old, order.new
+        here = await (apart_on(old, order.apart) if order.apart else connected(old))
+        sockets = {key_of(entry) for entry in here} - order.settled
+        looked = await self._inspect(dict.fromkeys(sorted(sockets), old), new)
+        ahead = frozenset() if order.apart else await ahead_of(old, new) - order.settled - sockets
+        there = await self._ask_about(tuple(sorted(ahead)), self._entries.homeward(old, new, sorted(ahead)))
         kept = (*looked.kept.values(), *there.kept.values())
-        return SocketsFound(order.old, order.new, looked.movable + there.movable, kept, ahead)
+        return SocketsFound(old, new, looked.movable + there.movable, kept, ahead)
 
     async def _inspect(self, homes: Mapping[Key, Pair], new: Pair) -> _Inspection:
-        return await self._ask_about(tuple(homes), self._entries_from(homes, new))
+        return await self._ask_about(tuple(homes), self._entries.from_homes(homes, new))
 
     async def _ask_about(self, keys: tuple[Key, ...], entries: tuple[Entry, ...]) -> _Inspection:
         places: dict[Key, Place] = {}
@@ -261,7 +264,7 @@ class LocalSockets:
         return _Inspection(places, owners, kept, tuple(key for key in keys if key not in kept))
 
     async def _stop(self, held: _Held) -> SocketsStopped:
-        onward = self._entries_from({key: held.homes[key] for key in held.keys}, held.new)
+        onward = self._entries.from_homes({key: held.homes[key] for key in held.keys}, held.new)
         entries = tuple(
             entry.reversed if key in held.ahead else entry for key, entry in zip(held.keys, onward, strict=True)
         )
@@ -309,7 +312,7 @@ class LocalSockets:
 
     async def _numbers_of(self, keys: tuple[Key, ...], old: Pair, new: Pair) -> dict[Key, int]:
         """Of sockets that stand at the new pair already: an earlier attempt was cut short."""
-        entries = self._homeward(old, new, keys)
+        entries = self._entries.homeward(old, new, keys)
         number = self._mover.number()
         answer = await self._mover.ask(self._stop_order(number, entries), Stopped)
         every = tuple(range(len(entries)))
@@ -335,15 +338,21 @@ class LocalSockets:
         if back:
             kept += await self._return(order, back)
         away = {entry.key for entry in kept} & dict(order.back).keys()  # the peer's is at the other pair still
-        settled = tuple(key for key in order.keys if key not in order.doubtful and key not in away)
-        if settled:
-            await self._mover.tell(Unlock(self._entries(order.old, order.new, settled)))
+        settled = [key for key in order.keys if key not in order.doubtful and key not in away]
+        arrived = [key for key in order.arrived if key in settled]
+        await self._unlock([order.old], order.new, settled)
+        await self._unlock(order.elsewhere, order.new, arrived)
         return SocketsLetGo(order.transfer, kept)
+
+    async def _unlock(self, pairs: Iterable[Pair], new: Pair, keys: Collection[Key]) -> None:
+        """At the new pair, and at these. Raises MoverError."""
+        if entries := [entry for pair in pairs for entry in self._entries.between(pair, new, keys)]:
+            await self._mover.tell(Unlock(tuple(entries)))
 
     async def _return(self, order: LetGo, back: Mapping[Key, int]) -> tuple[Kept, ...]:
         """From the new pair, where they run on already, to the old one."""
         keys = tuple(back)
-        entries = self._homeward(order.old, order.new, keys)
+        entries = self._entries.homeward(order.old, order.new, keys)
         number = self._mover.number()
         stopped = await self._mover.ask(self._stop_order(number, entries), Stopped)
         await self._mover.ask(Rebuild(number, {index: back[key] for index, key in enumerate(keys)}), Rebuilt)
@@ -357,7 +366,7 @@ class LocalSockets:
         if not (keys := (await self._inspect(datagrams, new)).movable):
             return
         number = self._mover.number()
-        entries = self._entries(old, new, keys)
+        entries = self._entries.between(old, new, keys)
         await self._mover.ask(self._stop_order(number, entries), Stopped)
         await self._mover.ask(Rebuild(number, {}), Rebuilt)
         await self._mover.ask(Go(number), Gone)
@@ -367,29 +376,6 @@ class LocalSockets:
 
     def _stop_order(self, number: int, entries: tuple[Entry, ...]) -> Stop:
         return Stop(number, entries, self._settings.hold, LOCK_SECONDS, DOUBT_SECONDS, self._exclusions)
-
-    def _entries(self, old: Pair, new: Pair, keys: Iterable[Key]) -> tuple[Entry, ...]:
-        return self._entries_from(dict.fromkeys(keys, old), new)
-
-    def _homeward(self, old: Pair, new: Pair, keys: Iterable[Key]) -> tuple[Entry, ...]:
-        """Of sockets that stand at the new pair."""
-        return tuple(entry.reversed for entry in self._entries(old, new, keys))
-
-    def _entries_from(self, homes: Mapping[Key, Pair], new: Pair) -> tuple[Entry, ...]:
-        interface = self._interface_of(new.local)
-        return tuple(
-            Entry(
-                TRANSPORTS[key.transport],
-                old.local,
-                key.port,
-                old.remote,
-                key.remote_port,
-                new.local,
-                new.remote,
-                interface,
-            )
-            for key, old in homes.items()
-        )
 
     def _ended(self, number: int) -> None:
         for key, held in list(self._held.items()):

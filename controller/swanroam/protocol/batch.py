@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from swanroam.protocol.host_state import Pair
 from swanroam.protocol.messages import Connection, IPAddress, Obstacle, TransferRequest, TransferStage
-from swanroam.protocol.transfer import Kept, Key
+from swanroam.protocol.transfer import Kept, Key, LetGo, StopSockets, UnlockSockets
 
 
 @dataclass(slots=True)
@@ -19,7 +19,11 @@ class Batch:
     keys: tuple[Key, ...]
     ahead: frozenset[Key] = frozenset()
     """Ours stand at the new pair already, the peer's perhaps not."""
+    elsewhere: tuple[Pair, ...] = ()
+    """All other pairs."""
     transfer: int = 0
+    agreed: tuple[int, bytes] | None = None
+    """Sequence and handover when the peer said what could move: all that follows belongs to them."""
     alone: set[Key] = field(default_factory=set)
     """The peer has nothing to do for these."""
     own: dict[Key, int] = field(default_factory=dict)
@@ -52,8 +56,29 @@ class Batch:
         """Ours is not at the new pair, and the peer's is."""
         return tuple(sorted(set(self.theirs) - self.moved))
 
+    def stop(self) -> StopSockets:
+        """Our programs."""
+        return StopSockets(self.transfer, self.old, self.new, self.keys, self.ahead.intersection(self.keys))
+
+    def let_go(self) -> LetGo:
+        """Our programs, with the sockets where they are. Of what could not be stopped nothing new is known."""
+        keys = tuple(key for key in self.keys if key in self.own)
+        return LetGo(
+            self.transfer,
+            self.old,
+            self.new,
+            keys,
+            doubtful=self.doubtful,
+            arrived=tuple(sorted(self.moved - self.alone)),
+            elsewhere=self.elsewhere,
+        )
+
+    def unlock(self, keys: Collection[Key], elsewhere: tuple[Pair, ...] = ()) -> list[UnlockSockets]:
+        """These, if there are any."""
+        return [UnlockSockets(self.old, self.new, tuple(sorted(keys)), elsewhere)] if keys else []
+
     def request(self, stage: TransferStage, sequence: int, handover: bytes) -> TransferRequest:
-        """What the peer is asked for."""
+        """What the peer is asked for. Sequence and handover are those of now."""
         match stage:
             case TransferStage.PREPARE:
                 entries = [_connection(key) for key in self.keys]
@@ -65,6 +90,7 @@ class Batch:
                     _connection(key, self.own[key], Obstacle.FAILED if key in returning else Obstacle.NONE)
                     for key in sorted(self.theirs)
                 ]
+        sequence, handover = self.agreed or (sequence, handover)
         old, new = _ends(self.old), _ends(self.new)
         return TransferRequest(sequence, handover, self.transfer, stage, old, new, tuple(entries))
 

@@ -5,6 +5,9 @@ transfer begins with PREPARE, which is answered by what the sockets themselves s
 memory: MOVE and END of a transfer that is not known (any more) change nothing. Nor does what comes late, when the
 leader has begun another one: its numbers are old, and it would take sockets away from where the leader's are by now.
 
+The transfer that is known is brought to its end also when its new pair is not the current one any more (`knows`), as
+far as that is letting go: nothing is taken there that is not there yet.
+
 How long programs are stopped for a peer is limited (`allowance`). What is beyond is BUSY.
 """
 
@@ -59,6 +62,8 @@ class Follower:
         """The pair to which the leader has finished a round, since that pair is the current one."""
         self._transfer: int | None = None
         self._old: Pair | None = None
+        self._agreed: tuple[int, Pair, Pair] | None = None
+        """Of the transfer: the sequence to which it belongs, and between which pairs it is."""
         self._request: TransferRequest | None = None
         """What is being carried out."""
         self._replies: dict[TransferStage, tuple[Connection, ...]] = {}
@@ -83,7 +88,7 @@ class Follower:
 
     def forget(self, now: float) -> None:
         """The peer is gone."""
-        self._transfer = self._request = self._old = self.finished = self._farewell = None
+        self._transfer = self._request = self._old = self._agreed = self.finished = self._farewell = None
         self._replies.clear()
         self._datagrams.clear()
         self._run_on(now)
@@ -93,13 +98,38 @@ class Follower:
         if self.finished != current:
             self.finished = None
 
+    def knows(self, message: TransferRequest) -> bool:
+        """It goes on with the transfer that was prepared last, as it was prepared; the addresses were right then."""
+        agreed = (message.sequence, seen_from_here(message.old), seen_from_here(message.new))
+        going_on = message.stage in (TransferStage.MOVE, TransferStage.END)
+        return going_on and message.transfer == self._transfer and agreed == self._agreed
+
+    def set_aside(self) -> None:
+        """This host leads a transfer now: what still comes for the last one is late."""
+        if self._transfer is not None and self._request is None:
+            self._overtaken.append(self._transfer)
+            self._transfer = self._agreed = None
+
+    def overtaken(self, message: TransferRequest, now: float) -> list[Action]:
+        """What to do for a request that is known, and whose new pair is not the current one any more."""
+        if message.stage is TransferStage.MOVE and message.stage not in self._replies and self._request is None:
+            self._replies[message.stage] = _all(message, Obstacle.OVERTAKEN)
+        return self.requested(message, (), (), now, willing=True, yielding=False)
+
     def requested(
-        self, message: TransferRequest, led: Iterable[Pair], now: float, *, willing: bool, yielding: bool
+        self,
+        message: TransferRequest,
+        led: Iterable[Pair],
+        pairs: Iterable[Pair],
+        now: float,
+        *,
+        willing: bool,
+        yielding: bool,
     ) -> list[Action]:
         """What to do for a request whose addresses were found right.
 
-        `led`: the pairs that the peer leads; `willing`: the configuration lets sockets move; `yielding`: a transfer
-        that we lead goes on.
+        `led`: the pairs that the peer leads; `pairs`: all that there are; `willing`: the configuration lets sockets
+        move; `yielding`: a transfer that we lead goes on.
         """
         old, new = seen_from_here(message.old), seen_from_here(message.new)
         if message.stage is TransferStage.FINISH:
@@ -123,9 +153,10 @@ class Follower:
             self._begin(message.transfer)
         self._request, self._old = message, old
         keys = tuple(Key.of(entry, ours=False) for entry in message.connections)
-        elsewhere = tuple(pair for pair in led if pair != old)
+        elsewhere = tuple(pair for pair in pairs if pair not in (old, new))
         match message.stage:
             case TransferStage.PREPARE:
+                self._agreed = message.sequence, old, new
                 self._allowance.begin(now)  # those that have moved are stopped for a moment, to tell their numbers
                 return [InspectSockets(message.transfer, old, new, keys, elsewhere)]
             case TransferStage.MOVE:
@@ -141,7 +172,9 @@ class Follower:
                 )
                 if back:
                     self._allowance.begin(now)
-                return [LetGo(message.transfer, old, new, keys, back, tuple(sorted(self._moved - set(keys))))]
+                doubtful = tuple(sorted(self._moved - set(keys)))
+                arrived = tuple(key for key in keys if key not in dict(back))
+                return [LetGo(message.transfer, old, new, keys, back, doubtful, arrived, elsewhere)]
 
     # --- what came of it ----------------------------------------------------------------------------------------
 

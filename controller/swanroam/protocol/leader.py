@@ -28,7 +28,14 @@ number. So nothing has to be remembered over a crash of either side. When the ad
 the follower finds its socket at the pair that was the new one, and takes it on from there: the number tells that it is
 the same connection. When it is the leader's own old address that has returned, its socket is at the new pair before
 the follower's. The lock that is left at the other pair tells: so it is named as well, gives its number, stays where it
-is, and the follower's comes.
+is, and the follower's comes. When both hosts have moved, the two ends may stand at pairs of which neither, or each host
+one, is led by who has a socket there. So the follower looks everywhere; and what is locked at any other pair is named
+by whoever has it, whether or not the pair is his to lead.
+
+When the address changes in the middle of a transfer, what has begun is brought to its end, so that nobody is held
+longer than need be: requests and replies belong to the sequence at which the peer has agreed to them (`Batch.agreed`),
+and count as long as both sides know the transfer. What has not moved by then stays (OVERTAKEN); the next round begins
+as soon as the next pair is ready.
 
 A *round* goes over all old pairs, in transfers of at most MAX_CONNECTIONS. Rounds are repeated, at growing intervals,
 as long as there are old pairs: what could not move may be able to later.
@@ -43,6 +50,7 @@ from swanroam.protocol.batch import Batch, farewell, obstacle_of, obstacles
 from swanroam.protocol.binding import Binding
 from swanroam.protocol.events import Action, Send
 from swanroam.protocol.host_state import Pair
+from swanroam.protocol.led_pairs import all_pairs, led_pairs
 from swanroam.protocol.messages import (
     Connection,
     Obstacle,
@@ -56,17 +64,14 @@ from swanroam.protocol.transfer import (
     FindSockets,
     Kept,
     Key,
-    LetGo,
     RebuildSockets,
     SocketsFound,
     SocketsLetGo,
     SocketsMoved,
     SocketsStopped,
-    StopSockets,
     Tally,
     TransferExpired,
     TransferFailed,
-    UnlockSockets,
 )
 
 PATIENCE = 5.0
@@ -76,7 +81,7 @@ FAREWELLS = 6
 
 _FOR_GOOD = frozenset({Obstacle.NOTHING_TO_DO, Obstacle.CONFIGURED, Obstacle.KIND, Obstacle.BOUND})
 """What time does not change. (Another address may.)"""
-_DEFINITE = frozenset({Obstacle.OWNER, Obstacle.KIND, Obstacle.BOUND})
+_DEFINITE = frozenset({Obstacle.OWNER, Obstacle.KIND, Obstacle.BOUND, Obstacle.OVERTAKEN})
 """With these a follower has left a socket where it was. With others, as FAILED or BUSY, it may have moved it."""
 
 
@@ -100,6 +105,12 @@ class Leader:
         self._batches: deque[Batch] = deque()
         self._batch: Batch | None = None
         self._began = 0.0
+        self._every: list[Pair] = []
+        self._others: tuple[Pair, ...] = ()
+        """Pairs that the peer leads."""
+        self._asked = 0
+        """The sequence of the request that was sent last."""
+        self._ready = False
 
     @property
     def busy(self) -> bool:
@@ -110,6 +121,11 @@ class Leader:
     def holding(self) -> bool:
         """Programs of this host are stopped."""
         return self._phase in HOLDING
+
+    @property
+    def engaged(self) -> bool:
+        """In a transfer that has stopped programs, until the follower has told its end."""
+        return self.holding or self._phase is Phase.ENDING
 
     def forget(self) -> None:
         """The peer is gone. What is stopped is let go by the host's own limit."""
@@ -139,14 +155,22 @@ class Leader:
         pairs = led_pairs(own, peer)
         if self._phase is Phase.IDLE and pairs and ready and self._pace.is_due(now):
             self._pairs = deque(pairs)
+            self._every = all_pairs(own, peer)
+            self._others = tuple(pair for pair in self._every if pair not in (new, *pairs))
+            self._pairs.extend(self._others)
             self._pace.begun()
-            self.tally.kept = {entry: kept for entry, kept in self.tally.kept.items() if entry[0] in pairs}
+            self.tally.kept = {entry: kept for entry, kept in self.tally.kept.items() if entry[0] in self._pairs}
             actions += self._next(now)
         elif self._phase is Phase.PREPARING and not ready:
             self._restart(new, now)
+        if self._phase in WAITING and ready and not self._ready:
+            self._exchange.hasten(now)  # what was sent before may have found no way
+        self._ready = ready
         if self._phase in WAITING and self._exchange.is_due(now):
             self._exchange.sent(now)
-            actions.append(Send(self._request(sequence, handover)))
+            request = self._request(sequence, handover)
+            self._asked = request.sequence
+            actions.append(Send(request))
         return actions
 
     def deadlines(self) -> list[float]:
@@ -173,7 +197,8 @@ class Leader:
         size = self._pace.size
         for start in range(0, len(movable), size):
             keys = tuple(movable[start : start + size])
-            self._batches.append(Batch(event.old, event.new, keys, event.ahead.intersection(keys)))
+            elsewhere = tuple(pair for pair in self._every if pair not in (event.old, event.new))
+            self._batches.append(Batch(event.old, event.new, keys, event.ahead.intersection(keys), elsewhere))
         return self._next(now)
 
     def stopped(self, event: SocketsStopped, now: float) -> list[Action]:
@@ -198,7 +223,7 @@ class Leader:
         batch.moved = {key for key, _ in event.numbers}
         self._count(batch)
         self._phase = Phase.LETTING_GO
-        return [LetGo(batch.transfer, batch.old, batch.new, batch.keys, doubtful=batch.doubtful)]
+        return [batch.let_go()]
 
     def let_go(self, event: SocketsLetGo, now: float) -> list[Action]:
         batch = self._current(event.transfer, Phase.LETTING_GO)
@@ -224,7 +249,7 @@ class Leader:
         return self._cut(now)
 
     def replied(self, message: TransferReply, now: float) -> list[Action]:
-        if self._phase not in WAITING or message.stage is not WAITING[self._phase]:
+        if self._phase not in WAITING or (message.sequence, message.stage) != (self._asked, WAITING[self._phase]):
             return []
         if self._phase is Phase.FINISHING:
             self._rest(now)
@@ -235,6 +260,7 @@ class Leader:
         said = {Key.of(entry, ours=False): entry for entry in message.connections}
         match self._phase:
             case Phase.PREPARING:
+                batch.agreed = message.sequence, message.handover
                 return self._prepared(batch, said, now)
             case Phase.MOVING:
                 return self._followed(batch, said, now)
@@ -260,7 +286,7 @@ class Leader:
             return self._cut(now)
         self._exchange.stop()
         self._phase = Phase.STOPPING
-        return [StopSockets(batch.transfer, batch.old, batch.new, batch.keys, batch.ahead.intersection(batch.keys))]
+        return [batch.stop()]
 
     def _followed(self, batch: Batch, said: dict[Key, Connection], now: float) -> list[Action]:
         asked = batch.asked
@@ -275,14 +301,13 @@ class Leader:
         """Nobody let go our programs in time, but where our sockets are is known: the follower need not wait."""
         batch.expired = True
         self._enter(Phase.ENDING, now)
-        settled = tuple(sorted(batch.moved | batch.refused))
-        return [UnlockSockets(batch.old, batch.new, settled)] if settled else []
+        return [*batch.unlock(batch.moved, batch.elsewhere), *batch.unlock(batch.refused)]
 
     def _ended(self, batch: Batch, said: dict[Key, Connection]) -> list[Action]:
         """What has come back is in no doubt any more; what the peer could not take back will be tried again."""
         back = {key for key in batch.returning if obstacle_of(said, key) is Obstacle.NONE}
         self.tally.keep(batch.old, obstacles(said, set(batch.returning) - back))
-        return [UnlockSockets(batch.old, batch.new, tuple(sorted(back)))] if back else []
+        return [*batch.unlock(back)]
 
     def _rebuild(self, batch: Batch) -> list[Action]:
         self._exchange.stop()
@@ -326,6 +351,8 @@ class Leader:
             self._phase = Phase.FINDING
             old, new = self._pairs[0], self._new
             assert new is not None
+            if old in self._others:  # what cannot move for good is named as well: the follower's may come to it
+                return [FindSockets(old, new, frozenset(), tuple(pair for pair in self._every if pair != old))]
             return [FindSockets(old, new, self._settled(old))]
         self.rounds += 1
         self._enter(Phase.FINISHING, now)
@@ -371,13 +398,3 @@ class Leader:
     def _current(self, transfer: int, phase: Phase) -> Batch | None:
         batch = self._batch
         return batch if batch is not None and batch.transfer == transfer and self._phase is phase else None
-
-
-def led_pairs(own: Binding, peer: Binding) -> list[Pair]:
-    """The pairs whose sockets this host leads to the current pair; the peer leads those of all others.
-
-    Whose address is old leads. When both are, the host with the lower current address does.
-    """
-    lower = int(own.current) < int(peer.current)
-    pairs = [Pair(local, remote) for local in own.addresses for remote in peer.addresses]
-    return [pair for pair in pairs if pair.local != own.current and (pair.remote == peer.current or lower)]

@@ -79,6 +79,7 @@ class Obstacle(enum.IntEnum):
     LOST = 11  # it could not be put together again: the connection is over
     SILENT = 12  # its host does not answer
     MOVED = 13  # it is at the new addresses already; the number is valid
+    OVERTAKEN = 14  # the addresses have changed meanwhile: it is where it was
 
     @classmethod
     def _missing_(cls, value: object) -> Obstacle | None:

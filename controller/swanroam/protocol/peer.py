@@ -303,7 +303,7 @@ class PeerMachine:
             case TransferRequest():
                 return self._transfer_requested(message, now)
             case TransferReply():
-                return self.transfers.replied(message, now) if message.sequence == self.mobile.sequence else []
+                return self.transfers.replied(message, now)
 
     def _transferred(self, pair: Pair, now: float) -> list[Action]:
         """Moves sockets on old pairs, once the current one can take them."""
@@ -322,9 +322,10 @@ class PeerMachine:
 
     def _transfer_requested(self, message: TransferRequest, now: float) -> list[Action]:
         half, own = self.correspondent, self.own
-        if own is None or half.binding is None or not half.answerable or message.sequence != half.last_sequence:
-            return [Report(Fact.UNEXPECTED_MESSAGE, "a transfer request that is not about the announced address")]
-        return self.transfers.requested(message, own, half.binding, now)
+        if own is None or half.binding is None:
+            return [Report(Fact.UNEXPECTED_MESSAGE, "a transfer request before any registration")]
+        newest = message.sequence == half.last_sequence
+        return self.transfers.requested(message, own, half.binding, now, answerable=half.answerable, newest=newest)
 
     def _requested(self, message: FiltersRequest) -> list[Action]:
         half, pair = self.correspondent, self.pair

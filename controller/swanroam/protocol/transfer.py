@@ -59,6 +59,8 @@ class FindSockets:
     new: Pair
     settled: frozenset[Key]
     """Not to be looked at again: they cannot move, now or later."""
+    apart: tuple[Pair, ...] = ()
+    """If not empty, only TCP sockets that are locked at one of these pairs, where the peer's may be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +161,9 @@ class LetGo:
     """With the peer's numbers."""
     doubtful: tuple[Key, ...] = ()
     """The peer's sockets of these may be elsewhere: the pair where ours are not stays locked."""
+    arrived: tuple[Key, ...] = ()
+    """Both ends of these stand at the new pair: nothing is locked `elsewhere` any more."""
+    elsewhere: tuple[Pair, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +180,8 @@ class UnlockSockets:
     old: Pair
     new: Pair
     keys: tuple[Key, ...]
+    elsewhere: tuple[Pair, ...] = ()
+    """Other pairs at which they may be locked."""
 
 
 @dataclass(frozen=True, slots=True)

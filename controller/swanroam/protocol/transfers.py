@@ -8,7 +8,8 @@ from swanroam.protocol.binding import Binding
 from swanroam.protocol.events import Action, Fact, Report
 from swanroam.protocol.follower import Follower, seen_from_here
 from swanroam.protocol.host_state import Pair
-from swanroam.protocol.leader import Leader, led_pairs
+from swanroam.protocol.leader import Leader
+from swanroam.protocol.led_pairs import all_pairs, led_pairs
 from swanroam.protocol.messages import TransferReply, TransferRequest, TransferStage
 from swanroam.protocol.retransmission import Retransmission
 from swanroam.protocol.transfer import (
@@ -96,23 +97,33 @@ class Transfers:
         """Times at which `advance` may have something to do."""
         return [self._settled, *(self._leader.deadlines() if self.willing else [])]
 
-    def requested(self, message: TransferRequest, own: Binding, peer: Binding, now: float) -> list[Action]:
-        """A request of the peer, which is proven at its current address.
+    def requested(
+        self, message: TransferRequest, own: Binding, peer: Binding, now: float, *, answerable: bool, newest: bool
+    ) -> list[Action]:
+        """A request of the peer. `answerable`: its announcement is in force, and proven; `newest`: that is the one to
+        which the request belongs.
 
         It may name connections between addresses of the two hosts, and take them to the current pair, nowhere else.
+        What has begun is brought to its end, whatever the current pair is by then.
         """
         old, new = seen_from_here(message.old), seen_from_here(message.new)
-        led = [
-            pair
-            for pair in (Pair(local, remote) for local in own.addresses for remote in peer.addresses)
-            if pair not in led_pairs(own, peer) and pair != Pair(own.current, peer.current)
-        ]
-        if new != Pair(own.current, peer.current) or (message.stage is not TransferStage.FINISH and old not in led):
+        current, pairs, ours = Pair(own.current, peer.current), all_pairs(own, peer), led_pairs(own, peer)
+        movable = [pair for pair in pairs if pair != current]
+        led = [pair for pair in movable if pair not in ours]
+        known = self._follower.knows(message) and {old, new} <= set(pairs)
+        if known and not (answerable and new == current):
+            return self._follower.overtaken(message, now)
+        if not (known or (answerable and newest)):
+            return [Report(Fact.UNEXPECTED_MESSAGE, "a transfer request that is not about the announced address")]
+        if new != current or (message.stage is not TransferStage.FINISH and old not in movable):
             return [Report(Fact.UNEXPECTED_MESSAGE, f"a transfer request from {old} to {new}, which is not to be made")]
-        return self._follower.requested(message, led, now, willing=self.willing, yielding=self._leader.holding)
+        return self._follower.requested(message, led, pairs, now, willing=self.willing, yielding=self._leader.engaged)
 
     def replied(self, message: TransferReply, now: float) -> list[Action]:
-        return self._leader.replied(message, now)
+        actions = self._leader.replied(message, now)
+        if self._leader.holding:
+            self._follower.set_aside()
+        return actions
 
     def feed(self, event: TransferEvent, now: float) -> list[Action]:
         """What came of an order. Each role knows its own by the transfer's number."""

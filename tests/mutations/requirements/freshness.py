@@ -126,12 +126,36 @@ REQUIREMENTS = (
                 "sockets are moved for a request that belongs to an earlier change",
                 (
                     Edit(
-                        "protocol.peer:PeerMachine._transfer_requested",
-                        "or message.sequence != half.last_sequence",
-                        "",
+                        "protocol.transfers:Transfers.requested",
+                        "if not (known or (answerable and newest)):",
+                        "if not (known or answerable):",
                     ),
                 ),
                 at(UNPROVEN, "test_sockets_move_between_the_announced_addresses_only"),
+            ),
+            Mutation(
+                "any-transfer-is-known",
+                "what goes on with a transfer need not be what was asked about",
+                (
+                    Edit(
+                        "protocol.follower:Follower.knows",
+                        "message.transfer == self._transfer and agreed == self._agreed",
+                        "True",
+                    ),
+                ),
+                at(UNPROVEN, "test_only_what_was_asked_about_is_brought_to_its_end"),
+            ),
+            Mutation(
+                "late-reply-moves-sockets",
+                "the answer to a request of another change counts for the present one",
+                (
+                    Edit(
+                        "protocol.leader:Leader.replied",
+                        "(message.sequence, message.stage) != (self._asked, WAITING[self._phase])",
+                        "message.stage is not WAITING[self._phase]",
+                    ),
+                ),
+                at(UNPROVEN, "test_a_reply_about_sockets_counts_for_the_sequence_that_asked"),
             ),
             Mutation(
                 "sockets-move-without-preparation",

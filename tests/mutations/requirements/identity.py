@@ -385,7 +385,7 @@ REQUIREMENTS = (
                 (
                     Edit(
                         "protocol.transfers:Transfers.requested",
-                        "if new != Pair(own.current, peer.current) or",
+                        "if new != current or",
                         "if False and",
                     ),
                 ),

@@ -102,12 +102,25 @@ REQUIREMENTS = (
                 "the peer may ask for sockets to be moved before it has proven where they go",
                 (
                     Edit(
-                        "protocol.peer:PeerMachine._transfer_requested",
-                        "or not half.answerable or",
-                        "or",
+                        "protocol.transfers:Transfers.requested",
+                        "if not (known or (answerable and newest)):",
+                        "if not (known or newest):",
                     ),
                 ),
                 at(UNPROVEN, "test_no_socket_moves_to_an_address_that_is_not_proven"),
+            ),
+            Mutation(
+                "begun-transfers-go-on-to-the-unproven-address",
+                "a transfer that has begun moves sockets though the peer has announced another address, not proven yet",
+                (
+                    Edit(
+                        "protocol.transfers:Transfers.requested",
+                        "if known and not (answerable and new == current):",
+                        "if False:",
+                    ),
+                    Edit("protocol.transfers:Transfers.requested", "if new != current or", "if False and"),
+                ),
+                at(UNPROVEN, "test_what_has_begun_is_let_go_when_the_address_has_changed_and_moves_nowhere"),
             ),
             Mutation(
                 "filters-move-to-the-unproven-address",
