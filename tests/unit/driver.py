@@ -43,7 +43,7 @@ from swanroam.protocol.messages import (
 )
 from swanroam.protocol.peer import PeerMachine
 from swanroam.protocol.settings import MobileSettings, PeerSettings
-from swanroam.protocol.transfer import DatagramSocketsMoved, FindSockets, MoveDatagramSockets, SocketsFound
+from swanroam.protocol.transfer import DatagramSocketsMoved, FindSockets, Key, MoveDatagramSockets, SocketsFound
 
 A, B, C, D = (ip_address(f"192.0.2.{number}") for number in (1, 2, 3, 4))
 """Addresses of the mobile host."""
@@ -80,17 +80,18 @@ class Driver:
         self.now = now
         self.settings = settings
         self._tokens = itertools.count(1)
+        self.movable: tuple[Key, ...] = ()
         self.machine = self._new_machine()
         self.applied = HostState()
         self._ike_ids: dict[Pair, int] = {}
 
     def feed(self, event: Event) -> list[Action]:
-        """There are no sockets that could move, here or at the peer: whoever looks for some is told so at once."""
+        """Whoever looks for sockets is told at once that there are `movable` ones, and that the peer has none alone."""
         actions = self.machine.feed(event, self.now)
         for action in actions:
             match action:
                 case FindSockets(old, new):
-                    actions += self.machine.feed(SocketsFound(old, new, (), ()), self.now)
+                    actions += self.machine.feed(SocketsFound(old, new, self.movable, ()), self.now)
                 case MoveDatagramSockets(old, new):
                     actions += self.machine.feed(DatagramSocketsMoved(old, new), self.now)
                 case Send(TransferRequest(stage=TransferStage.FINISH) as farewell):

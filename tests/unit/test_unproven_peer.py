@@ -32,7 +32,6 @@ from swanroam.protocol.transfer import (
     Key,
     LetGo,
     RebuildSockets,
-    SocketsFound,
     SocketsInspected,
     SocketsLetGo,
     SocketsStopped,
@@ -161,10 +160,10 @@ def test_a_reply_about_sockets_counts_for_the_sequence_that_asked():
     host.receive(answer(only(sent(host.associate(Pair(A, P)), AddressChange))))
     host.receive(change(1, P))
     host.receive(answer(only(sent(host.addresses(B), AddressChange))))
-    actions = host.feed(FiltersEstablished(Pair(B, P))) + host.associate(Pair(A, P), Pair(B, P))
-    find = only(found(actions, FindSockets))
     key = Key(Transport.TCP, 40000, 80)
-    request = only(sent(host.feed(SocketsFound(find.old, find.new, (key,), ())), TransferRequest))
+    host.movable = (key,)
+    actions = host.feed(FiltersEstablished(Pair(B, P))) + host.associate(Pair(A, P), Pair(B, P))
+    request = only(sent(actions, TransferRequest))
     reply = TransferReply(
         request.sequence, request.handover, request.transfer, request.stage, (Connection(Transport.TCP, 80, 40000),)
     )
