@@ -45,7 +45,7 @@ REQUIREMENTS = (
         title="stale answers",
         text="An acknowledgment, or another answer, to the move before does nothing once another one has begun.",
         sources="RFC 4555 §3.5",
-        where=("protocol/announcer.py", "protocol/peer.py"),
+        where=("protocol/announcer.py", "protocol/peer.py", "protocol/filter_moves.py"),
         tests=(
             *at(
                 MOBILE,
@@ -96,9 +96,16 @@ REQUIREMENTS = (
     Requirement(
         number=9,
         title="order of changes",
-        text="A change with a lower sequence than the last, and what belongs to one, is not carried out.",
+        text="A change with a lower sequence than the last, and what belongs to one, is not carried out; a transfer of "
+        "sockets that has begun is let go.",
         sources="RFC 4555 §3.5; RFC 6275 §9.5.1",
-        where=("protocol/correspondent.py", "protocol/peer.py", "protocol/follower.py"),
+        where=(
+            "protocol/correspondent.py",
+            "protocol/peer.py",
+            "protocol/transfers.py",
+            "protocol/leader.py",
+            "protocol/follower.py",
+        ),
         tests=(
             *at(CORRESPONDENT, "test_older_or_contradicting_change_is_stale"),
             *at("unit/test_simulation.py", "test_move_through_a_bad_network"),
@@ -106,6 +113,8 @@ REQUIREMENTS = (
                 UNPROVEN,
                 "test_sockets_move_between_the_announced_addresses_only",
                 "test_no_socket_moves_that_was_not_asked_about_before",
+                "test_only_what_was_asked_about_is_brought_to_its_end",
+                "test_a_reply_about_sockets_counts_for_the_sequence_that_asked",
             ),
         ),
         mutations=(

@@ -9,6 +9,8 @@ POLICIES = "kernel/test_xfrm_policies.py"
 GUARDS = "kernel/test_xfrm_guards.py"
 ORDER = "unit/test_host_order.py"
 HOST_STATE = "unit/test_host_state.py"
+LATECOMERS = "kernel/test_latecomers.py"
+PASSED_ON = "test_what_comes_for_the_old_address_follows_the_socket_past_what_the_new_one_demands"
 WATCH = "unit/test_charon_learning.py"
 CARRIER_CHILD = "test_without_a_child_that_protects_the_carrier_nothing_is_migrated"
 CLEAR_GUARDS = "            await clear_owned(self._xfrm)\n            await self._inner.clear()\n"
@@ -27,6 +29,8 @@ REQUIREMENTS = (
             "daemon/host.py",
             "kernel/xfrm/guards.py",
             "kernel/xfrm/policies.py",
+            "kernel/xfrm/passes.py",
+            "transport/latecomers.py",
         ),
         tests=(
             *at(
@@ -64,6 +68,7 @@ REQUIREMENTS = (
                 "test_controllers_take_over_what_connections_need",
                 "test_a_charon_that_comes_back_is_worked_with_again",
             ),
+            *at(LATECOMERS, PASSED_ON),
             *at("scenarios/test_hard_move.py", "test_only_what_nobody_could_deliver_is_lost"),
             *at("scenarios/test_native.py", "test_connections_run_natively_after_soft_and_hard_moves"),
             *at("scenarios/test_killed_at_steps.py", "test_killed_at_a_few_steps"),
@@ -103,6 +108,24 @@ REQUIREMENTS = (
                 "what a CHILD_SA protected is not guarded any more when charon has it no more",
                 (Edit("daemon.charon:CharonWatch._learn", "else protected | peer.protected", "else protected"),),
                 at(WATCH, "test_what_was_protected_once_stays_guarded"),
+            ),
+            Mutation(
+                "passes-for-the-wire",
+                "what may be handed on to a socket's new address in clear may also come from the wire",
+                (Edit("kernel.xfrm.passes:admission", "limits=limits, mark=mark)", "limits=limits)"),),
+                at(LATECOMERS, PASSED_ON),
+            ),
+            Mutation(
+                "strangers-datagrams-are-handed-on",
+                "what others than the peer send to an address that a socket has left is handed on as the peer's",
+                (
+                    Edit(
+                        "transport.latecomers:_socket_at",
+                        "sock.connect(_address(remote, remote_port))",
+                        "pass",
+                    ),
+                ),
+                at(LATECOMERS, PASSED_ON),
             ),
             Mutation(
                 "filters-stand-without-the-kernel",

@@ -18,7 +18,12 @@ REQUIREMENTS = (
         text="No bulk data goes to a new address before 16 random bytes, sent to it, have come back; they prove this "
         "address, sequence and identity only, and for 10 s.",
         sources="RFC 4555 §3.7; RFC 8046 §5.4; RFC 9000 §8.2",
-        where=("protocol/correspondent.py", "protocol/host_state.py", "protocol/peer.py"),
+        where=(
+            "protocol/correspondent.py",
+            "protocol/host_state.py",
+            "protocol/peer.py",
+            "protocol/transfers.py",
+        ),
         tests=(
             *at(
                 CORRESPONDENT,
@@ -40,6 +45,7 @@ REQUIREMENTS = (
                 "test_no_socket_moves_to_an_address_that_is_not_proven",
                 "test_no_filters_move_to_an_address_that_is_not_proven",
                 "test_a_host_that_moves_leads_no_socket_to_a_peer_that_is_not_proven",
+                "test_what_has_begun_is_let_go_when_the_address_has_changed_and_moves_nowhere",
             ),
         ),
         mutations=(
@@ -114,11 +120,10 @@ REQUIREMENTS = (
                 "a transfer that has begun moves sockets though the peer has announced another address, not proven yet",
                 (
                     Edit(
-                        "protocol.transfers:Transfers.requested",
-                        "if known and not (answerable and new == current):",
-                        "if False:",
+                        "protocol.follower:Follower.overtaken",
+                        "if message.stage is TransferStage.MOVE and",
+                        "if False and",
                     ),
-                    Edit("protocol.transfers:Transfers.requested", "if new != current or", "if False and"),
                 ),
                 at(UNPROVEN, "test_what_has_begun_is_let_go_when_the_address_has_changed_and_moves_nowhere"),
             ),
