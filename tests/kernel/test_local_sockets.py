@@ -123,6 +123,12 @@ class Ends:
         ours = {Pair(entry.local, entry.remote) for entry in found if entry.remote_port == PORT}
         return ours, {Pair(entry.local, entry.remote) for entry in found if entry.local_port == PORT}
 
+    async def unlocked(self) -> None:
+        """Until nothing is locked: to unlock is an order without an answer."""
+        async with asyncio.timeout(10):
+            while ip("xfrm policy"):
+                await asyncio.sleep(0.01)
+
     async def lead(self, order: TransferOrder) -> Any:
         return await self.leader.transfer(PEER, order)
 
@@ -172,11 +178,15 @@ def test_a_socket_that_an_earlier_transfer_left_elsewhere_is_taken_on_or_home(*,
         if leader_moves:
             rebuilt = await ends.lead(RebuildSockets(2, ((ends.key, numbers[ends.mirrored]),)))
             assert [key for key, _ in rebuilt.numbers] == [ends.key], rebuilt.kept
-            await ends.lead(LetGo(2, Pair(A, P), Pair(C, P), (ends.key,)))
+            await ends.lead(LetGo(2, Pair(A, P), Pair(C, P), (ends.key,), (), (), (ends.key,), (Pair(B, P),)))
         else:
             await ends.lead(LetGo(2, Pair(A, P), Pair(C, P), (ends.key,), doubtful=(ends.key,)))
             back = ((ends.mirrored, number),)
-        assert await ends.follow(LetGo(2, Pair(P, A), Pair(P, C), (ends.mirrored,), back)) == SocketsLetGo(2)
+        arrived = (ends.mirrored,) if leader_moves else ()
+        end = LetGo(2, Pair(P, A), Pair(P, C), (ends.mirrored,), back, (), arrived, (Pair(P, B),))
+        assert await ends.follow(end) == SocketsLetGo(2)
+        if leader_moves:
+            await ends.unlocked()
         place = C if leader_moves else A
         assert await ends.pairs() == ({Pair(place, P)}, {Pair(P, place)})
         await ends.echo("after")
@@ -214,13 +224,23 @@ def test_a_socket_that_the_follower_has_left_alone_is_found_again_when_its_addre
             assert await ends.pairs() == ({Pair(A, P)}, {Pair(P, A)})
             assert await ends.said(ends.client) == "while nobody hears it"
             await ends.echo("after")
-            async with asyncio.timeout(10):
-                while ip("xfrm policy"):  # to unlock is an order without an answer
-                    await asyncio.sleep(0.01)
+            await ends.unlocked()
             assert await ends.users(B) == 0
         else:
             assert await ends.pairs() == ({Pair(A, P)}, {Pair(P, B)})
             assert f"src {P}/32 dst {B}/32" in ip("xfrm policy")
+
+    with_ends(scenario)
+
+
+def test_what_stands_apart_is_found_at_a_pair_that_the_other_host_leads() -> None:
+    """By the lock at the pair where the other end may be, and by that alone."""
+
+    async def scenario(ends: Ends) -> None:
+        await split(ends)
+        for locked, keys in ((Pair(P, A), (ends.mirrored,)), (Pair(P, C), ())):
+            order = FindSockets(Pair(P, B), Pair(P, C), frozenset(), (locked,))
+            assert await ends.follow(order) == SocketsFound(order.old, order.new, keys, ())
 
     with_ends(scenario)
 

@@ -33,7 +33,7 @@ PURPOSES: Final = {
     Capability.NET_ADMIN: "addresses, routes, IPsec policies, and taking sockets apart (TCP_REPAIR)",
     Capability.SYS_PTRACE: "stopping programs, and duplicating their sockets",
     Capability.DAC_READ_SEARCH: "finding the sockets of other users' programs in /proc/PID/fd",
-    Capability.NET_RAW: "releasing a socket from the device that it was bound to for its source address",
+    Capability.NET_RAW: "releasing a socket from its device, and handing on what comes for its old address",
     Capability.NET_BIND_SERVICE: "binding a socket to its port again when that is below 1024",
 }
 """What each is needed for. All but the first are for the process that moves sockets."""
