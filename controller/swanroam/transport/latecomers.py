@@ -27,6 +27,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
+from swanroam.kernel import receive_buffer
 from swanroam.kernel.sock_diag import STAND_IN_MARK, IPAddress, SocketProtocol
 from swanroam.kernel.xfrm.errors import XfrmError
 from swanroam.kernel.xfrm.passes import PASS_MARK, Ends, add_passes, remove_passes
@@ -39,6 +40,8 @@ STAY: Final = 5.0
 (RFC 3550 §6.2); others are sooner heard from the new address."""
 MOST: Final = 256
 """Stand-ins at a time, each of which has a descriptor."""
+_BUFFER: Final = 1 << 22
+"""Octets that a stand-in holds while the mover is busy with stopping programs."""
 _LARGEST: Final = 1 << 16
 _AT_A_TIME: Final = 64
 """Datagrams of one stand-in before others have their turn."""
@@ -207,6 +210,7 @@ def _socket_at(ends: Ends) -> socket.socket:
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, STAND_IN_MARK)
+        receive_buffer.enlarge(sock, _BUFFER)
         sock.bind(_address(local, local_port))
         sock.connect(_address(remote, remote_port))
     except OSError:
