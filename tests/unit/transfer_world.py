@@ -283,6 +283,8 @@ class End:
                 socket.locked |= {order.new}
                 socket.pair = order.old
                 self.world.check()
+            elif socket is None or socket.pair != order.old:
+                kept.append(Kept(key, Obstacle.NOT_FOUND))
         away = {entry.key for entry in kept}
         for key in order.keys:
             if key in self.sockets and key not in order.doubtful and key not in away:

@@ -85,10 +85,10 @@ class Batch:
             case TransferStage.MOVE:
                 entries = [_connection(key, self.own[key]) for key in sorted(self.asked)]
             case _:
-                returning = set(self.returning)
+                at_old = self.refused.union(self.returning)  # the former as well: the peer may unlock them
                 entries = [
-                    _connection(key, self.own[key], Obstacle.FAILED if key in returning else Obstacle.NONE)
-                    for key in sorted(self.theirs)
+                    _connection(key, self.own[key], Obstacle.FAILED if key in at_old else Obstacle.NONE)
+                    for key in sorted(self.refused | self.theirs.keys())
                 ]
         sequence, handover = self.agreed or (sequence, handover)
         old, new = _ends(self.old), _ends(self.new)

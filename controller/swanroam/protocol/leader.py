@@ -124,7 +124,7 @@ class Leader:
 
     @property
     def engaged(self) -> bool:
-        """In a transfer that has stopped programs, until the follower has told its end."""
+        """Programs have been stopped, and the follower has not told the end."""
         return self.holding or self._phase is Phase.ENDING
 
     def forget(self) -> None:
@@ -219,9 +219,12 @@ class Leader:
         batch = self._current(event.transfer, Phase.REBUILDING)
         if batch is None:
             return []
-        self.tally.keep(batch.old, event.kept)
+        wanted = batch.theirs.keys() | batch.alone  # of the others the peer has said why
+        self.tally.keep(batch.old, (entry for entry in event.kept if entry.key in wanted))
         batch.moved = {key for key, _ in event.numbers}
-        self._count(batch)
+        self.tally.move(batch.old, batch.moved)
+        if batch.moved:
+            self._pace.moved()
         self._phase = Phase.LETTING_GO
         return [batch.let_go()]
 
@@ -314,11 +317,6 @@ class Leader:
         self._phase = Phase.REBUILDING
         alone = {key: 0 for key in batch.own if key in batch.alone}
         return [RebuildSockets(batch.transfer, tuple(sorted((batch.theirs | alone).items())))]
-
-    def _count(self, batch: Batch) -> None:
-        self.tally.move(batch.old, batch.moved)
-        if batch.moved:
-            self._pace.moved()
 
     def _request(self, sequence: int, handover: bytes) -> TransferRequest:
         stage = WAITING[self._phase]
