@@ -98,7 +98,7 @@ connections-full: $(installed) | packages
 	SWANROAM_CONNECTIONS=2000 tests/run-lab -m lab --timeout 1200 -s tests/scenarios/test_many_connections.py
 
 soak: $(installed) | packages
-	SWANROAM_MOVES=$${SWANROAM_MOVES:-2000} tests/run-lab --guests 1 -m lab --timeout 36000 -s tests/scenarios/test_soak.py
+	SWANROAM_MOVES=$${SWANROAM_MOVES:-2000} tests/run-lab --guests 1 --time-limit 36000 -m lab --timeout 36000 -s tests/scenarios/test_soak.py
 
 bench: $(installed) | packages
 	@$(CURDIR)/$(python) -m bench --results $(RESULTS) $(BENCH_ARGS)
