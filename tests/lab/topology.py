@@ -54,6 +54,7 @@ class Lab:
         self.random = random.Random(seed)
         """For the scenario's own choices."""
         self.closed = False
+        self._kept_up = kept_up
         self._zygote = zygote or Zygote()
         self._own_zygote = zygote is None
         self._captures: list[Capture] = []
@@ -145,8 +146,13 @@ class Lab:
 
     def start(self) -> None:
         """All charons, and all CHILD_SAs between mobile hosts and correspondents."""
-        for host in self.hosts:
+        for host in reversed(self.hosts):  # correspondents first: a mobile host may connect by itself
             host.charon.start()
+        if self._kept_up:
+            for host in self.hosts:
+                for peer in host.controller.peers:
+                    host.charon.wait_established(f"peer-{peer.name}", DATA, CONTROL)
+            return
         for mobile in self.mobiles:
             for correspondent in self.correspondents:
                 self.establish(mobile, correspondent)

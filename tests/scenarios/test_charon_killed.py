@@ -13,7 +13,6 @@ import pytest
 from lab.addressing import Family
 from lab.dying import ITSELF, Moment
 from lab.host import Host
-from lab.ike_config import CONTROL, DATA
 from lab.topology import Lab
 from lab.waiting import wait_for
 from scenarios.native import Native
@@ -35,12 +34,9 @@ class Survivors:
 
     def __init__(self, make_lab: Callable[..., Lab], family: Family) -> None:
         self.lab = make_lab(family=family, kept_up=True, connection_options=["dpd_delay = 2s"])
-        for host in reversed(self.lab.hosts):  # those that connect to others come last
-            host.charon.start()
-            host.controller.mortal = True
+        self.lab.start()
         for host in self.lab.hosts:
-            for peer in host.controller.peers:
-                host.charon.wait_established(f"peer-{peer.name}", DATA, CONTROL)
+            host.controller.mortal = True
         self.story: Story = start(self.lab, config=CONFIG)
         self.mix: Mix = self.story.traffic(**LIGHT)
         self._native = Native(self.story)
