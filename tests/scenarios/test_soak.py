@@ -28,9 +28,9 @@ from scenarios.native import Native
 from scenarios.remains import MOVER, NURSERY
 from scenarios.scenario import Story, start
 
-pytestmark = [pytest.mark.lab, pytest.mark.long]
-
 MOVES = int(os.environ.get("SWANROAM_MOVES") or 24)
+pytestmark = [pytest.mark.lab, pytest.mark.long, pytest.mark.timeout(600 + 20 * MOVES)]
+
 CHECKPOINT = 25
 """Moves between two looks at everything."""
 RARELY = {"charon killed": 0.2}
