@@ -1,9 +1,9 @@
 # make test    everything: what is needed gets installed (Debian, Ubuntu; as root), then lint, unit, kernel, lab
 # make demo    two hosts, a connection, a move
-# make stories    the lab's long stories: packaged programs through five moves, daemons and movers killed in the middle
+# make stories    the lab's long stories: packaged programs through five moves, daemons, movers and charons killed in the middle
 # make programs-full    the lab's file transfers with packaged programs, 500 MB each
 # make connections-full    2,000 connections move together
-# make soak    2,000 moves with faults of every kind, from a seed (SWANROAM_SEED=N repeats one); hours
+# make soak    2,000 moves with faults of every kind, from a seed (SWANROAM_SEED=N repeats one), and 1,000 under load; hours
 # make bench   what a move costs, against MOBIKE and against doing nothing; BENCH_ARGS='--repetitions 1' (half an hour)
 # make fuzz    a million random inputs each for parser, protocol core and kernel codecs; FUZZ_ARGS='--seed 7 core'
 # make thorough    the unit tests with a hundred times as much generated input
@@ -98,7 +98,7 @@ connections-full: $(installed) | packages
 	SWANROAM_CONNECTIONS=2000 tests/run-lab -m lab --timeout 1200 -s tests/scenarios/test_many_connections.py
 
 soak: $(installed) | packages
-	SWANROAM_MOVES=$${SWANROAM_MOVES:-2000} tests/run-lab --guests 1 -m lab --timeout 36000 -s tests/scenarios/test_soak.py
+	SWANROAM_MOVES=$${SWANROAM_MOVES:-2000} tests/run-lab --guests 1 --time-limit 86400 -m lab -s tests/scenarios/test_soak.py
 
 bench: $(installed) | packages
 	@$(CURDIR)/$(python) -m bench --results $(RESULTS) $(BENCH_ARGS)

@@ -197,6 +197,10 @@ class Charon:
             self.process.wait()
             self.process = None
 
+    @property
+    def running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
     def _pids(self) -> list[int]:
         assert self.process is not None
         return [self.process.pid] if self.process.poll() is None else []

@@ -166,6 +166,10 @@ class Controller:
         """As if SIGKILL came at the `number`-th such moment from now on."""
         dying.order(self._death, moment, number)
 
+    def kill_at(self, moment: dying.Moment, number: int, *victims: int) -> None:
+        """SIGKILL comes to other processes at that moment; to the controller only if `dying.ITSELF` is the last."""
+        dying.order(self._death, moment, number, victims)
+
     def die_no_more(self) -> None:
         """An order that was not carried out yet is withdrawn."""
         self._death.unlink(missing_ok=True)

@@ -13,6 +13,8 @@ Authentication = Literal["psk", "certificate"]
 DATA = "data"
 CONTROL = "swanroam"
 SECRETS = "secrets.conf"
+KEPT_UP = ("start_action = start", "dpd_action = restart")
+"""Of children that charon brings up when it has loaded them, and again when the peer is gone."""
 
 _CONNECTION = """
     peer-{peer} {{
@@ -36,6 +38,7 @@ _CONNECTION = """
                 local_ts = dynamic
                 remote_ts = dynamic
                 esp_proposals = aes128gcm16
+                {child_options}
             }}
             {control} {{
                 mode = tunnel
@@ -43,6 +46,7 @@ _CONNECTION = """
                 remote_ts = {peer_inner}/128
                 set_mark_out = 0x5353
                 esp_proposals = aes128gcm16
+                {child_options}
             }}
         }}
     }}
@@ -120,11 +124,12 @@ def write_swanctl(
     *,
     mobike: bool = True,
     options: Iterable[str] = (),
+    child_options: Iterable[str] = (),
 ) -> None:
     """Write a host's swanctl.conf: a connection `peer-<name>` and, with pre-shared keys, a secret for each peer, in a
     file of its own that root alone can read.
 
-    `options` are further lines of every connection, e.g. `unique = never`.
+    `options` are further lines of every connection, e.g. `unique = never`, `child_options` of every child.
     """
     certificates = credentials.authentication == "certificate"
     own.directory.mkdir(parents=True, exist_ok=True)
@@ -138,6 +143,7 @@ def write_swanctl(
                 mobike="yes" if mobike else "no",
                 remote_addrs=f"remote_addrs = {peer.reach}" if peer.reach else "remote_addrs = %any",
                 options="\n        ".join(options),
+                child_options="\n                ".join(child_options),
                 auth="pubkey" if certificates else "psk",
                 own_identity=own.identity,
                 peer_identity=peer.identity,

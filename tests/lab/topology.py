@@ -22,7 +22,7 @@ from lab import namespace, traffic
 from lab.addressing import CORRESPONDENT_NETWORKS, MOBILE_NETWORKS, NETWORKS, Family, IPAddress
 from lab.capture import Capture
 from lab.host import Host, HostSettings
-from lab.ike_config import CONTROL, DATA, Authentication, Credentials, Party, write_swanctl
+from lab.ike_config import CONTROL, DATA, KEPT_UP, Authentication, Credentials, Party, write_swanctl
 from lab.namespace import Namespace
 from lab.network import Router
 from lab.zygote import Zygote
@@ -41,17 +41,20 @@ class Lab:
         mobike: bool = True,
         roam_events: bool = False,
         connection_options: Iterable[str] = (),
+        kept_up: bool = False,
         duplicate_address_detection: bool = False,
         named: bool = False,
         seed: int = 0,
         zygote: Zygote | None = None,
     ) -> None:
-        """`connection_options` are further lines of every swanctl connection. `named`: hosts connect by name, which is
-        the identity and resolves as `name_hosts` has said last."""
+        """`connection_options` are further lines of every swanctl connection. `kept_up`: charon of a mobile host brings
+        its connections up when it has loaded them, and again when it finds the peer gone. `named`: hosts connect by
+        name, which is the identity and resolves as `name_hosts` has said last."""
         self.family = family
         self.random = random.Random(seed)
         """For the scenario's own choices."""
         self.closed = False
+        self._kept_up = kept_up
         self._zygote = zygote or Zygote()
         self._own_zygote = zygote is None
         self._captures: list[Capture] = []
@@ -71,7 +74,7 @@ class Lab:
             ]
             self.traffic = traffic.Traffic(self.directory, self.random)
             credentials = Credentials(self.directory / "authority", authentication)
-            self._configure(credentials, mobike, connection_options, named=named)
+            self._configure(credentials, mobike, connection_options, kept_up=kept_up, named=named)
             if named:
                 self.name_hosts()
                 for host in self.hosts:
@@ -100,7 +103,9 @@ class Lab:
         self.hosts.append(host)
         return host
 
-    def _configure(self, credentials: Credentials, mobike: bool, options: Iterable[str], *, named: bool) -> None:
+    def _configure(
+        self, credentials: Credentials, mobike: bool, options: Iterable[str], *, kept_up: bool, named: bool
+    ) -> None:
         """Mobile hosts connect to correspondents, those accept from any address."""
         for own, others, reachable in (
             (self.mobiles, self.correspondents, True),
@@ -117,7 +122,8 @@ class Lab:
                     for peer in others
                 ]
                 me = Party(host.name, host.identity, host.charon.swanctl_directory, None)
-                write_swanctl(me, peers, credentials, mobike=mobike, options=options)
+                actions = KEPT_UP if kept_up and reachable else ()
+                write_swanctl(me, peers, credentials, mobike=mobike, options=options, child_options=actions)
                 host.controller.peers = others
 
     @property
@@ -140,8 +146,13 @@ class Lab:
 
     def start(self) -> None:
         """All charons, and all CHILD_SAs between mobile hosts and correspondents."""
-        for host in self.hosts:
+        for host in reversed(self.hosts):  # correspondents first: a mobile host may connect by itself
             host.charon.start()
+        if self._kept_up:
+            for host in self.hosts:
+                for peer in host.controller.peers:
+                    host.charon.wait_established(f"peer-{peer.name}", DATA, CONTROL)
+            return
         for mobile in self.mobiles:
             for correspondent in self.correspondents:
                 self.establish(mobile, correspondent)

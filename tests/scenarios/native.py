@@ -2,7 +2,7 @@
 
 native = Native(story)                  # what is open now, on both hosts
 lab.mobile.move_to("net-b")
-native.wait()                           # ss on both hosts shows the present addresses, of the same sockets
+native.wait()                           # both kernels show the present addresses, of the same sockets
 """
 
 import time
@@ -64,7 +64,7 @@ class Native:
             timeout,
             f"the {len(self)} connections, and no others, are {self._mobile.address} - {self._correspondent.address}",
             lambda: "\n".join(map(str, [*self._entries(), "expected:", *self._identities])),
-            poll=0.2,
+            poll=0.1,
         )
         return time.monotonic() - began
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import Callable, Coroutine
 from contextlib import aclosing
 from pathlib import Path
@@ -97,3 +99,24 @@ def test_a_full_temporary_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     with pytest.raises(DefinitionError, match="room in"):
         asyncio.run(read_definitions(swanctl="/bin/true"))
+
+
+THREADS_AND_NAMES = """
+import asyncio, resource
+import swanroam.daemon.run
+
+async def without_descriptors():
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))
+    await asyncio.to_thread(int)
+    "peer.example.org".encode("idna")
+    print("done")
+
+asyncio.run(without_descriptors())
+"""
+
+
+def test_what_the_daemon_does_in_threads_needs_no_import() -> None:
+    """In an interpreter of its own: here much more has been imported already."""
+    argv = [sys.executable, "-c", f"import sys; sys.path[:] = {sys.path!r}\n{THREADS_AND_NAMES}"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert done.stdout == "done\n", done.stderr

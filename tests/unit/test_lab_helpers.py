@@ -1,11 +1,17 @@
 """The lab's own logic that needs no kernel: division of work, redaction, comparison of states, UDP records."""
 
 import array
-from ipaddress import IPv6Network
+import os
+import socket
+from ipaddress import IPv6Network, ip_address
 from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
 
 from lab import snapshot, traffic
 from lab.addressing import CONTROL_PREFIX, inner_address
+from lab.connections import sockets
 from lab.controller import merge
 from lab.guest import parse
 from lab.shards import Claims
@@ -110,3 +116,32 @@ def test_totals_miss_the_tests_that_run_on_both_kernels() -> None:
     assert "lab without those that run in both" in line
     assert not total(good | {"kernel": {"passed": 3}})[1]
     assert not total(good | {"kernel": None})[1]
+
+
+@pytest.mark.parametrize(
+    ("family", "own", "seen"),
+    [
+        (socket.AF_INET, "127.0.0.1", "127.0.0.1"),
+        (socket.AF_INET6, "::1", "::1"),
+        (socket.AF_INET6, "::ffff:127.0.0.1", "127.0.0.1"),
+    ],
+    ids=["ipv4", "ipv6", "mapped"],
+)
+@pytest.mark.parametrize(
+    ("kind", "protocol"), [(socket.SOCK_STREAM, "t"), (socket.SOCK_DGRAM, "u")], ids=["tcp", "udp"]
+)
+def test_connected_sockets_are_read_as_they_are(
+    family: socket.AddressFamily, own: str, seen: str, kind: socket.SocketKind, protocol: str
+) -> None:
+    here = SimpleNamespace(holder_pid=os.getpid())
+    with socket.socket(family, kind) as one, socket.socket(family, kind) as other:
+        other.bind((own, 0))
+        if kind is socket.SOCK_STREAM:
+            other.listen()
+        assert not sockets(here, protocol=protocol, peer_port=other.getsockname()[1])
+        one.connect(other.getsockname())
+        (found,) = sockets(here, protocol=protocol, peer_port=other.getsockname()[1])
+        assert (found.local, found.remote) == (ip_address(seen), ip_address(seen))
+        assert found.local_port == one.getsockname()[1]
+        assert found.inode == os.fstat(one.fileno()).st_ino
+        assert sockets(here, protocol=protocol, own_port=found.local_port) == [found]

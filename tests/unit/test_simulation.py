@@ -294,11 +294,19 @@ def test_after_a_lost_journal_sequences_go_on_above_those_that_the_peer_knows(lo
     _settle(world)
 
 
-def test_charon_restart_in_the_middle_of_a_move():
+@pytest.mark.parametrize("moment", [0.005, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, GRACE + 0.1, GRACE + 0.5])
+@pytest.mark.parametrize("with_controller", [False, True], ids=["charon", "and controller"])
+@pytest.mark.parametrize("victims", ["a", "b", "ab"])
+def test_charon_dies_at_any_moment_of_a_move(victims: str, with_controller: bool, moment: float):
+    """The administrator's connection comes up again by itself, when charon that lives has noticed."""
     world = _world()
     world.a.move(address("a", 2), keep=False)
-    world.run(0.05)
-    world.restart_charon(world.b)
+    world.run(moment)
+    for name in victims:
+        host = getattr(world, name)
+        world.restart_charon(host)
+        if with_controller:
+            host.restart()
     world.run(DEAD_PEER)
     _settle(world)
 

@@ -14,6 +14,7 @@ from ipaddress import IPv6Address
 import structlog
 
 from swanroam.daemon.controller import Controller, HostError, Peer
+from swanroam.daemon.leftovers import Leftovers
 from swanroam.daemon.translation import ANY_TRAFFIC, ProtectedTraffic
 from swanroam.ike.associations import ChildSa, IkeSa, Mode
 from swanroam.ike.messages import ViciError
@@ -45,6 +46,7 @@ class CharonWatch:
         self._client = client
         self._controller = controller
         self._read_back = read_back
+        self._leftovers = Leftovers(client)
         self._wake = asyncio.Event()
         self._owners: dict[IPv6Address, str] = {}
         self._known: dict[str, tuple[Association, ...]] = {}
@@ -68,6 +70,7 @@ class CharonWatch:
                 match event:
                     case ViciConnected():
                         self.connected = True
+                        self._leftovers.charon_came()
                         log.info("charon_connected", socket=str(self._client.socket_path))
                     case ViciDisconnected(reason):
                         self.connected = False
@@ -115,6 +118,7 @@ class CharonWatch:
             if associations != self._known.get(identity, ()):
                 self._known[identity] = associations
                 self._controller.submit(peer, AssociationsRead(associations))
+        await self._leftovers.look([peer.machine for peer in self._controller.peers.values()])
 
     @staticmethod
     def _contradicted(peer: Peer, problems: list[str]) -> None:

@@ -1,7 +1,13 @@
-"""What is said when there are no file descriptors left."""
+"""What is said when there are no file descriptors left.
+
+And what Python itself would import only when it is first used, by `asyncio.to_thread` and `getaddrinfo`: an import
+needs a descriptor, so it comes while there are some.
+"""
 
 from __future__ import annotations
 
+import concurrent.futures.thread  # noqa: F401
+import encodings.idna  # noqa: F401
 import errno
 from typing import Final
 

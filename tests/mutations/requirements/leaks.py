@@ -72,6 +72,7 @@ REQUIREMENTS = (
             *at("scenarios/test_hard_move.py", "test_only_what_nobody_could_deliver_is_lost"),
             *at("scenarios/test_native.py", "test_connections_run_natively_after_soft_and_hard_moves"),
             *at("scenarios/test_killed_at_steps.py", "test_killed_at_a_few_steps"),
+            *at("scenarios/test_charon_killed.py", "test_charon_killed_at_a_few_steps"),
             *at(
                 "scenarios/test_transport_interrupted.py",
                 "test_a_daemon_is_killed_while_sockets_move",
