@@ -14,6 +14,7 @@ from swanroam.config.model import (
     Config,
     ControlSettings,
     LogSettings,
+    MetricsSettings,
     PeerSettings,
     SocketSettings,
     TimingSettings,
@@ -71,7 +72,7 @@ def _build(root: Values) -> Config:
     """Dataclasses from values that are known to be good; the defaults are those of the dataclasses."""
     prefix = control_prefix(root)
     identity: Any = root.values["identity"]
-    sections = {"control", "carrier", "addresses", "sockets", "timing", "log", "defaults", "peers"}
+    sections = {"control", "carrier", "addresses", "sockets", "timing", "log", "metrics", "defaults", "peers"}
     plain: dict[str, Any] = {key: value for key, value in root.values.items() if key not in sections}
     control: dict[str, Any] = {"address": inner_address(identity, prefix), **root.section("control").values}
     addresses: dict[str, Any] = dict(root.section("addresses").values)
@@ -85,6 +86,7 @@ def _build(root: Values) -> Config:
         sockets=SocketSettings(**_keywords(root, "sockets")),
         timing=TimingSettings(**_keywords(root, "timing")),
         log=LogSettings(**_keywords(root, "log")),
+        metrics=MetricsSettings(**_keywords(root, "metrics")),
         peers=tuple(_build_peer(root, peer) for peer in root.sections("peers")),
     )
 

@@ -147,6 +147,23 @@ class LogSettings:
     level: LogLevel = LogLevel.INFO
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Endpoint:
+    """A local address and TCP port to listen on."""
+
+    address: IPAddress
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.address}]:{self.port}" if self.address.version == 6 else f"{self.address}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsSettings:
+    listen: Endpoint | None = None
+    """Where they can be had by HTTP; None: nowhere. A port alone is one of 127.0.0.1."""
+
+
 @dataclass(frozen=True, slots=True)
 class PeerSettings:
     """A host whose connections are kept alive. Optional keys not given come from `defaults`."""
@@ -193,6 +210,7 @@ class Config:
     sockets: SocketSettings = SocketSettings()
     timing: TimingSettings = TimingSettings()
     log: LogSettings = LogSettings()
+    metrics: MetricsSettings = MetricsSettings()
 
     def peer(self, name_or_identity: str) -> PeerSettings | None:
         """The peer with this name, or else this identity."""

@@ -10,7 +10,8 @@ import structlog
 
 from swanroam.config import AddressSettings
 from swanroam.daemon.api import RequestError
-from swanroam.daemon.controller import Controller, Peer
+from swanroam.daemon.controller import Controller
+from swanroam.daemon.peer import Peer
 from swanroam.kernel.address_choice import AddressChooser, AddressHistory, Keep, Lost, MoveTo, WaitUntil
 from swanroam.kernel.address_watch import AddressesNotRead, AddressWatch
 from swanroam.kernel.addresses import AddressSelection, HostAddresses

@@ -13,7 +13,8 @@ from ipaddress import IPv6Address
 
 import structlog
 
-from swanroam.daemon.controller import Controller, HostError, Peer
+from swanroam.daemon.controller import Controller, HostError
+from swanroam.daemon.peer import Peer
 from swanroam.daemon.translation import ANY_TRAFFIC, ProtectedTraffic
 from swanroam.ike.associations import ChildSa, IkeSa, Mode
 from swanroam.ike.messages import ViciError

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from ipaddress import IPv6Address
 
-from swanroam.daemon.controller import Peer
+from swanroam.daemon.peer import Peer
 from swanroam.protocol.bucket import Bucket
 from swanroam.protocol.messages import Message
 

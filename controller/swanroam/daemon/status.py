@@ -13,7 +13,8 @@ from swanroam import __version__
 from swanroam.daemon.addresses import AddressFollower
 from swanroam.daemon.charon import CharonWatch
 from swanroam.daemon.control_channel import ControlChannel
-from swanroam.daemon.controller import Controller, Peer
+from swanroam.daemon.controller import Controller
+from swanroam.daemon.peer import Peer
 from swanroam.daemon.socket_report import endpoint
 from swanroam.kernel.sockets import SocketInUse, owners, sockets_on
 from swanroam.protocol.binding import Binding

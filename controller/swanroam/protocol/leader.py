@@ -101,6 +101,10 @@ class Leader:
         self._batch: Batch | None = None
         self._began = 0.0
 
+    def reconfigure(self, first: float, ceiling: float) -> None:
+        """Other pauses between retransmissions."""
+        self._exchange.reconfigure(first, ceiling)
+
     @property
     def busy(self) -> bool:
         """Sockets are being looked for or moved, here or by the follower: no address can be let go now."""
@@ -146,7 +150,7 @@ class Leader:
             self._restart(new, now)
         if self._phase in WAITING and self._exchange.is_due(now):
             self._exchange.sent(now)
-            actions.append(Send(self._request(sequence, handover)))
+            actions.append(Send(self._request(sequence, handover), self._exchange.transmissions))
         return actions
 
     def deadlines(self) -> list[float]:
