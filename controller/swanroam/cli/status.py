@@ -36,6 +36,10 @@ def render(document: dict[str, Any]) -> str:
     lines = [_headline(document)]
     for problem in document["problems"]:
         lines += wrapped(f"  ! {problem}", "    ")
+    configuration = document.get("configuration")  # which an older daemon does not tell
+    if configuration is not None and not configuration["current"] and not configuration["refused"]:
+        text = f"  {configuration['file']} is not what is at work: `swanroam reload` takes it over"
+        lines += wrapped(text, "    ")
     for peer in document["peers"]:
         lines += ["", f"{peer['name']}: {peer['state']}", *_peer(peer)]
     dropped = document["control_channel"]["dropped"]

@@ -58,6 +58,10 @@ class CharonWatch:
         """Something may have changed: read soon."""
         self._wake.set()
 
+    def forget(self, identity: str) -> None:
+        """A peer has gone."""
+        self._known.pop(identity, None)
+
     async def run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._listen())
@@ -98,7 +102,7 @@ class CharonWatch:
         self._owners = _owners(
             (address, ike_sa.remote.identity) for ike_sa in ike_sas for address in self._inner_addresses(ike_sa)
         )
-        for identity, peer in self._controller.peers.items():
+        for identity, peer in tuple(self._controller.peers.items()):
             of_peer = [ike_sa for ike_sa in ike_sas if ike_sa.remote.identity == identity]
             self._learn(peer, of_peer)
             lacking = {ike_sa.unique_id: contradictions.get(ike_sa.unique_id, []) for ike_sa in of_peer}

@@ -109,7 +109,7 @@ class Controller:
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._stored = self._journal.load()
         for peer in self.peers.values():
-            self._restore(peer)
+            self.restore(peer)
         self._journal.store(self._snapshots())  # what can't be written is to be known before the kernel is touched
 
     # --- from outside -------------------------------------------------------------------------------------------
@@ -141,9 +141,17 @@ class Controller:
         self._queue.put_nowait(job)
         await job.done
 
+    def restore(self, peer: Peer) -> None:
+        """What an earlier run knew of it, or this one before it left. Raises JournalError."""
+        identity = peer.settings.identity
+        if identity in self._stored:
+            try:
+                peer.machine.restore(self._stored[identity], asyncio.get_running_loop().time())
+            except ValueError as error:
+                raise self._journal.damaged(f"{identity}: {error}") from error
+
     def join(self, peer: Peer) -> None:
-        """A new peer, or one that comes back. Between events. Raises JournalError."""
-        self._restore(peer)
+        """A new peer, restored if it has been here before. Between events."""
         self.peers[peer.settings.identity] = peer
 
     def leave(self, peer: Peer) -> None:
@@ -338,15 +346,6 @@ class Controller:
                 peer.reports.take(action)
             case _:
                 self._start(peer, self._sockets.transfer(peer.settings, action))
-
-    def _restore(self, peer: Peer) -> None:
-        """What an earlier run knew of it, or this one before it left. Raises JournalError."""
-        identity = peer.settings.identity
-        if identity in self._stored:
-            try:
-                peer.machine.restore(self._stored[identity], asyncio.get_running_loop().time())
-            except ValueError as error:
-                raise self._journal.damaged(f"{identity}: {error}") from error
 
     def _start(self, peer: Peer, work: Awaitable[Event | None]) -> None:
         async def finish() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import secrets
 from collections.abc import Sequence
+from dataclasses import replace
 
 import structlog
 
@@ -49,12 +50,19 @@ class Peer:
 
     def reconfigure(self, settings: PeerSettings, config: Config, now: float) -> None:
         """Other settings from now on; a part of them may have to wait, see `Reconfiguration`."""
+        self.leaving = False
         if settings.children != self.settings.children:  # charon is read again, and tells which there are
             self.children = {config.control.child: Mode.TUNNEL}
             self.protected = ANY_TRAFFIC
         self.settings = settings
         self.log = self.reports.log = log.bind(peer=settings.name)  # its level may be another one
         self._reconfiguration.order(machine_settings(settings, config, self.machine.settings.mobile.instance), now)
+
+    def depart(self, now: float) -> None:
+        """It is not configured any more: it may not move from now on, and nothing else changes while it is there."""
+        self.leaving = True
+        present = self.machine.settings
+        self._reconfiguration.order(replace(present, policy=replace(present.policy, may_move=False)), now)
 
     @property
     def waiting(self) -> bool:
