@@ -201,7 +201,7 @@ def test_what_ends_the_daemon_is_one_line_and_no_traceback(
     error: Exception,
     status: Exit,
 ) -> None:
-    async def fail(config: Config, families: object) -> None:
+    async def fail(config: Config, file: Path, families: object) -> None:
         raise error
 
     with_requirements(monkeypatch, Requirements())

@@ -19,8 +19,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from swanroam.daemon import host as host_module
-from swanroam.daemon.controller import HostError
 from swanroam.daemon.clearing import clear_host
+from swanroam.daemon.controller import HostError
 from swanroam.daemon.host import LocalHost
 from swanroam.daemon.translation import ANY_TRAFFIC, KernelState, ProtectedTraffic
 from swanroam.ike.migrate import AddressPair, OvertakenError

@@ -64,6 +64,10 @@ def _headline(document: dict[str, Any]) -> str:
 
 def _peer(peer: dict[str, Any]) -> list[str]:
     lines = _line("connection", f"{peer['connection']}, filters by {peer['filters']}")
+    if peer.get("leaving"):
+        lines += _line("leaving", "not configured any more; it goes when no connection needs its old addresses")
+    if peer.get("settings_wait"):
+        lines += _line("settings", "some of the file's wait for the end of the handover")
     if peer["name"] != peer["identity"]:
         lines += _line("identity", peer["identity"])
     for label, binding in (("our address", peer["own"]), ("its address", peer["peer"])):

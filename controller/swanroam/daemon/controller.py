@@ -211,7 +211,9 @@ class Controller:
             job.work()
             await self._apply_all()
         except HostError as error:
-            self._not_applied(error, VERIFY)
+            self._not_applied(error, RETRY_APPLY)
+            for peer in tuple(self.peers.values())[:1]:  # any will do
+                asyncio.get_running_loop().call_later(RETRY_APPLY, self.submit, peer, TimerExpired())
         except Exception as error:  # noqa: BLE001 - it is handed to who has given the job
             job.done.set_exception(error)
             return

@@ -142,7 +142,7 @@ class Membership:
             except HostError as error:
                 log.warning("inner_routes_not_removed", error=str(error), remedy="they lead nowhere, and do no harm")
             self._changed()
-            peer.log.info("peer_removed", kernel="nothing of ours is left of it; its IKE_SAs are charon's")
+            peer.log.info("peer_removed", detail="its IKE_SAs are charon's, and stay")
 
     def _remove(self, peer: Peer) -> None:
         if peer.leaving and not in_use(peer.machine):

@@ -1,7 +1,7 @@
 """Reading the configuration file again while the daemon runs: on SIGHUP, and when `swanroam reload` asks for it.
 
-A file is taken over whole or not at all. What is wrong with one that is refused goes into the log, to who has asked, and
-to `status` until a file is taken over, or this one says again what is at work.
+A file is taken over whole or not at all. What is wrong with one that is refused goes into the log, to who has asked,
+and to `status`, until a file is taken over or this one says again what is at work.
 """
 
 from __future__ import annotations
