@@ -17,8 +17,11 @@ def table() -> str:
     lines = ["| metric | type | what | labels |", "|---|---|---|---|"]
     for definition in METRICS:
         labels = ", ".join(f"`{label}`" for label in definition.labels)
-        values = f": {definition.values}" if definition.values else ""
-        lines.append(f"| `{definition.name}` | {definition.kind.value} | {definition.help} | {labels}{values} |")
+        if len(definition.labels) == 1:
+            labels += f": {definition.values}"
+        elif definition.values:  # which name each label
+            labels = definition.values
+        lines.append(f"| `{definition.name}` | {definition.kind.value} | {definition.help} | {labels} |")
     return "\n".join(lines) + "\n"
 
 

@@ -13,7 +13,7 @@ Nothing here knows the kernel, charon or the daemon.
   loader.py     the steps from path to `Config`
 """
 
-from swanroam.config.kinds import host
+from swanroam.config.kinds import host, render_duration
 from swanroam.config.loader import DEFAULT_PATH, load_config, parse_config
 from swanroam.config.model import (
     AddressSettings,
@@ -58,4 +58,5 @@ __all__ = [
     "host",
     "load_config",
     "parse_config",
+    "render_duration",
 ]

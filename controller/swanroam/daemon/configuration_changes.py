@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
-from swanroam.config import Config
+from swanroam.config import Config, render_duration
 
 AT_START_ONLY = (
     "identity",
@@ -63,6 +63,8 @@ def _text(value: object) -> str:
     match value:
         case None:
             return "none"
+        case float():
+            return render_duration(value)
         case tuple():
             return f"[{', '.join(map(str, value))}]"
         case _:

@@ -139,7 +139,7 @@ def _carriers(reading: Reading) -> float:
     return sum(not entry.control_only for peer in reading.peers for entry in peer.machine.wanted().carried)
 
 
-_ROLE = "role: `mobile` (this host's address changes), `correspondent` (the peer's)"
+_ROLE = "`role`: `mobile` (this host's address changes), `correspondent` (the peer's)"
 
 METRICS: tuple[Definition, ...] = (
     Definition(
@@ -169,7 +169,7 @@ METRICS: tuple[Definition, ...] = (
         "1: `swanroam status` shows a problem of this peer. 0: none.",
         lambda reading: [((name,), float(attention)) for name, attention in reading.attention.items()],
         ("peer",),
-        "peer: its `name` in the configuration",
+        "its `name` in the configuration",
     ),
     Definition(
         "swanroam_handovers_total",
@@ -177,7 +177,7 @@ METRICS: tuple[Definition, ...] = (
         "Handovers that have ended, by how.",
         _handovers,
         ("role", "result"),
-        f"{_ROLE}; result: `done`, `overtaken` (another move came first), `refused`, `unanswered`, `unproven`",
+        f"{_ROLE}; `result`: `done`, `overtaken` (another move came first), `refused`, `unanswered`, `unproven`",
     ),
     Definition(
         "swanroam_handovers_unfinished",
@@ -185,7 +185,7 @@ METRICS: tuple[Definition, ...] = (
         "Handovers that have begun and not ended.",
         _unfinished,
         ("role", "result"),
-        f"{_ROLE}; result: `running`, `carrying` (done but for sockets that keep the old address)",
+        f"{_ROLE}; `result`: `running`, `carrying` (done but for sockets that keep the old address)",
     ),
     Definition(
         "swanroam_handover_step_seconds",
@@ -193,7 +193,7 @@ METRICS: tuple[Definition, ...] = (
         "Time from the start of a handover until a step was done, on this host.",
         _steps,
         ("role", "step"),
-        f"{_ROLE}; step: {', '.join(f'`{step.value}`' for step in STEPS)}",
+        f"{_ROLE}; `step`: {', '.join(f'`{step.value}`' for step in STEPS)}",
     ),
     Definition(
         "swanroam_sockets_moved_total",
