@@ -70,9 +70,8 @@ def test_the_page_is_as_prometheus_wants_it() -> None:
 def test_every_query_of_the_dashboard_is_promql(tmp_path: Path) -> None:
     """As recording rules, with the variables of Grafana replaced."""
     panels = json.loads(DASHBOARD.read_text())["panels"]
-    queries = [
-        target["expr"].replace("$__rate_interval", "5m") for panel in panels for target in panel.get("targets", ())
-    ]
+    targets = [target for panel in panels for target in panel.get("targets", ())]
+    queries = [target["expr"].replace("$__rate_interval", "5m") for target in targets]
     rules = [{"record": f"query:{number}", "expr": query} for number, query in enumerate(queries)]
     path = tmp_path / "queries.yml"
     path.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))
