@@ -1,10 +1,11 @@
-"""The configuration changes in the middle of a handover: the handover goes on, a peer goes and comes back, and a file that
-can't be taken over changes nothing. The metrics tell what really has happened.
+"""The configuration changes in the middle of a handover: the handover goes on, a peer goes and comes back, and a file
+that can't be taken over changes nothing. The metrics tell what really has happened.
 
 A correspondent with two mobile hosts. While the first moves with open connections, the second is taken out of the
 correspondent's configuration: its guards go, the connections of the first arrive.
 """
 
+import itertools
 import os
 import signal
 from collections.abc import Callable, Mapping
@@ -46,9 +47,7 @@ def reload(host: Host, changes: Mapping[str, Any]) -> Finished:
 def guards(host: Host, peer: Host) -> list[str]:
     """Policies of a host that block what goes to an address of a peer."""
     lines = host.ip("xfrm policy").splitlines()
-    selected = [
-        line for line, details in zip(lines, lines[1:], strict=False) if line.startswith("src ") and "block" in details
-    ]
+    selected = [line for line, details in itertools.pairwise(lines) if line.startswith("src ") and "block" in details]
     return [line for line in selected if f"dst {peer.address}/" in line]
 
 
@@ -70,7 +69,7 @@ def test_a_handover_goes_on_while_the_configuration_changes(make_lab: Callable[.
     assert reload(mobile, {"timing": {"refresh": "30s"}}).stdout.endswith("  timing.refresh: 1m -> 30s\n")
     correspondent.controller.wait_event("peer_removed", peer=other.name)
     assert not guards(correspondent, other)
-    moved = story_transport(mobile, correspondent)
+    moved = sockets_moved(mobile, correspondent)
     mix.stop()
     mobile.controller.wait_event("handover_finished", result="done")
     correspondent.controller.wait_event("handover_finished", result="done")
@@ -113,7 +112,7 @@ def test_a_handover_goes_on_while_the_configuration_changes(make_lab: Callable[.
     story.finish()
 
 
-def story_transport(*hosts: Host) -> dict[str, int]:
+def sockets_moved(*hosts: Host) -> dict[str, int]:
     """How many sockets each host has moved, as its log says."""
     return {
         host.name: host.controller.wait_event("handover_step_finished", 60, step="transport")["moved"] for host in hosts
