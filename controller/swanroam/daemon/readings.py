@@ -43,7 +43,7 @@ class Readings:
             dropped=self._channel.dropped,
             unsent=self._channel.unsent,
             carrier_dropped=carrier_dropped,
-            xfrm=_xfrm_statistics(),
+            xfrm=xfrm_statistics(),
             charon_connected=self._charon.connected and not self._charon.trouble,
             kernel_applied=not self._controller.not_applied,
             journal_written=not self._controller.not_journalled,
@@ -51,7 +51,7 @@ class Readings:
         )
 
 
-def _xfrm_statistics() -> dict[str, int]:
+def xfrm_statistics() -> dict[str, int]:
     """The kernel's counters; none where it has none, or no descriptor is left to read them."""
     try:
         return read_statistics()
