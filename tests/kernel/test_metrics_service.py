@@ -20,7 +20,8 @@ from swanroam.kernel.xfrm.socket import XfrmSocket
 pytestmark = pytest.mark.kernel
 
 SERVE = """
-import asyncio, concurrent.futures.thread, urllib.request  # before the files are out of reach
+# All before the files of this interpreter may be out of reach.
+import asyncio, concurrent.futures.thread, encodings.ascii, encodings.idna, encodings.latin_1, urllib.request
 from collections import Counter
 from ipaddress import ip_address
 from swanroam.config import Endpoint
@@ -35,7 +36,7 @@ lay_aside(frozenset(Capability) - {Capability.NET_ADMIN})
 
 async def read():
     found = xfrm_statistics()
-    return Reading(Counts(), (), {}, 0, Counter(), Counter(), {}, found, True, True, True, True)
+    return Reading(Counts(), (), {}, 0, 0, Counter(), Counter(), {}, found, True, True, True, True)
 
 async def main():
     server = MetricsServer(read)

@@ -27,7 +27,7 @@ LOOPBACK = ip_address("127.0.0.1")
 
 
 def reading() -> Reading:
-    return Reading(Counts(), (), {}, 0, Counter(), Counter(), {}, {}, True, True, True, True)
+    return Reading(Counts(), (), {}, 0, 0, Counter(), Counter(), {}, {}, True, True, True, True)
 
 
 @contextmanager

@@ -112,6 +112,12 @@ class Controller:
             self.restore(peer)
         self._journal.store(self._snapshots())  # what can't be written is to be known before the kernel is touched
 
+    @property
+    def carriers(self) -> int:
+        """Address pairs whose packets the kernel carries, as applied last."""
+        applied = self._applied
+        return sum(not carrier.control_only for carrier in applied.carriers) if applied is not None else 0
+
     # --- from outside -------------------------------------------------------------------------------------------
 
     def submit(self, peer: Peer, event: Event) -> None:

@@ -45,6 +45,7 @@ class Reading:
     """By the peer's name: `status` shows a problem of it."""
     problems: int
     """All that `status` shows."""
+    carriers: int
     dropped: Mapping[str, int]
     """Datagrams on the control channel, by reason."""
     unsent: Mapping[str, int]
@@ -114,9 +115,11 @@ def _steps(reading: Reading) -> Samples:
 def _kept(reading: Reading) -> Samples:
     found: Counter[Obstacle] = Counter()
     for peer in reading.peers:
+        if not (all_kept := peer.machine.transfers.tally.kept):
+            continue
         own, its = peer.machine.own, peer.machine.peer
         old = {*(own.deprecated if own is not None else ()), *(its.deprecated if its is not None else ())}
-        for (pair, _), kept in peer.machine.transfers.tally.kept.items():
+        for (pair, _), kept in all_kept.items():
             if pair.local in old or pair.remote in old:
                 found[kept.obstacle] += 1
     reasons = [obstacle for obstacle in Obstacle if obstacle is not Obstacle.NONE]
@@ -133,10 +136,6 @@ def _refused(reading: Reading) -> Samples:
 def _states(reading: Reading) -> Samples:
     found = Counter(peer_state(peer.machine) for peer in reading.peers)
     return [((state.value,), float(found[state])) for state in PeerState]
-
-
-def _carriers(reading: Reading) -> float:
-    return sum(not entry.control_only for peer in reading.peers for entry in peer.machine.wanted().carried)
 
 
 _ROLE = "`role`: `mobile` (this host's address changes), `correspondent` (the peer's)"
@@ -227,7 +226,7 @@ METRICS: tuple[Definition, ...] = (
         "swanroam_carriers",
         Kind.GAUGE,
         "Address pairs whose packets travel in a carrier at present.",
-        _alone(_carriers),
+        _alone(lambda reading: reading.carriers),
     ),
     Definition(
         "swanroam_carrier_dropped_packets_total",

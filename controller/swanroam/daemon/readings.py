@@ -40,6 +40,7 @@ class Readings:
             peers=peers,
             attention=attention,
             problems=len(self._status.problems()) + sum(attention.values()),
+            carriers=self._controller.carriers,
             dropped=self._channel.dropped,
             unsent=self._channel.unsent,
             carrier_dropped=carrier_dropped,
