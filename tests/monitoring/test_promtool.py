@@ -25,7 +25,8 @@ def promtool(*arguments: str, text: str = "") -> subprocess.CompletedProcess[str
 def page() -> str:
     xfrm = {"XfrmOutPolBlock": 1}
     dropped, unsent = Counter(too_many=1), Counter(EPERM=1)
-    reading = Reading(Counts(), (), {"server": False}, 0, 0, dropped, unsent, {"AF_INET": 0}, xfrm, True, True, True, True)
+    peers = {"server": False}
+    reading = Reading(Counts(), (), peers, 0, 0, dropped, unsent, {"AF_INET": 0}, xfrm, True, True, True, True)
     return Exposition(lambda: families(reading)).page("")[0].decode()
 
 
