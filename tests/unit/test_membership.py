@@ -70,7 +70,8 @@ peers:
         )
 
     async def to(self, peers: str) -> None:
-        await self.membership.commit(await self.membership.prepare(self.config(peers)))
+        async with self.membership.turn:
+            await self.membership.commit(await self.membership.prepare(self.config(peers)))
 
 
 FIRST_PEER = f"  - {{identity: {ITS}, connection: server, name: server}}\n"
@@ -225,6 +226,26 @@ def test_a_peer_that_is_configured_again_before_it_has_gone_stays(tmp_path: Path
         assert not stage.peer.leaving
         assert stage.peer.machine.settings.policy.may_move
         await finished(stage)
+        assert change.gone == []
+
+    on_changing_stage(tmp_path, story, host)
+
+
+def test_a_peer_that_is_configured_again_does_not_go_while_that_is_prepared(tmp_path: Path) -> None:
+    host = ServingHost()
+    host.sockets = 1
+
+    async def story(stage: Stage, change: Change) -> None:
+        await moving(stage)
+        stage.associated((A, P), (B, P))
+        await change.to(OTHER_PEER)
+        async with change.membership.turn:
+            prepared = await change.membership.prepare(change.config(FIRST_PEER + OTHER_PEER))
+            await finished(stage)  # now it could go
+            await asyncio.sleep(60)
+            await change.membership.commit(prepared)
+
+        assert stage.controller.peers[ITS] is stage.peer
         assert change.gone == []
 
     on_changing_stage(tmp_path, story, host)

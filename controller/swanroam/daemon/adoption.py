@@ -48,6 +48,11 @@ class Adoption:
     async def adopt(self, old: Config, new: Config) -> None:
         """Raises RefusedError; then everything is as it was."""
         await _check(new)
+        async with self._membership.turn:
+            await self._exchange(old, new)
+        self._follower.reconfigure(new.addresses)
+
+    async def _exchange(self, old: Config, new: Config) -> None:
         try:
             await self._metrics.listen(new.metrics.listen)
             prepared = await self._membership.prepare(new)
@@ -59,7 +64,6 @@ class Adoption:
         self._host.reconfigure(new)
         self._sockets.reconfigure(new.sockets)
         await self._membership.commit(prepared)
-        self._follower.reconfigure(new.addresses)
 
 
 async def _check(config: Config) -> None:

@@ -54,6 +54,8 @@ class Membership:
         self._host = host
         self._changed = changed
         self._gone = gone
+        self.turn = asyncio.Lock()
+        """To be held from `prepare` to the end of `commit`: no peer goes meanwhile."""
         self._wake = asyncio.Event()
 
     async def prepare(self, config: Config) -> Prepared:
@@ -102,7 +104,8 @@ class Membership:
             self._wake.clear()
             while self._leaving:
                 await asyncio.sleep(DEPARTURES)
-                await self._depart()
+                async with self.turn:
+                    await self._depart()
 
     @property
     def _leaving(self) -> list[Peer]:
