@@ -491,13 +491,24 @@ def test_reload_that_is_refused_says_why_and_what_to_do(
     assert remedy in said.err
 
 
-def test_a_wrong_file_is_refused_before_the_daemon_is_asked(
-    capsys: pytest.CaptureFixture[str], config_file: Path, daemon: list[dict[str, Any]]
+@pytest.mark.parametrize("running", [True, False])
+def test_a_wrong_file_is_told_as_by_check_config_and_to_the_daemon_if_there_is_one(
+    capsys: pytest.CaptureFixture[str], config_file: Path, monkeypatch: pytest.MonkeyPatch, running: bool
 ) -> None:
+    asked: list[tuple[Path, dict[str, Any]]] = []
+
+    def ask(path: Path, request: dict[str, Any]) -> dict[str, Any]:
+        asked.append((path, request))
+        if not running:
+            raise ClientError("no daemon answers", Exit.NOT_RUNNING)
+        return reloaded("refused", "line 7", ground="file")
+
+    monkeypatch.setattr(reload_command, "ask", ask)
     config_file.write_text(config_file.read_text() + "timing: {refrech: 1s}\n")
 
     assert call("reload", config_file) == Exit.CONFIGURATION
     assert "timing.refrech: is not a known key" in capsys.readouterr().err
+    assert asked == [(Path("/run/swanroam/api.sock"), {"command": "reload", "file": str(config_file)})]
 
 
 def test_status_is_for_people_for_programs_and_for_monitoring(

@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 
 from swanroam.config import Config, load_config
 from swanroam.daemon import service_manager
+from swanroam.daemon.api import RequestError
 from swanroam.daemon.configuration_changes import AT_START_ONLY, SECTIONS, changes, need_restart
 from swanroam.daemon.counts import Counts, ReloadResult
 from swanroam.daemon.reload import Ground, RefusedError, Reloading
@@ -96,11 +97,27 @@ def test_a_wrong_file_leaves_what_is_at_work_and_says_where_it_is_wrong(tmp_path
         (entry,) = [entry for entry in logged if entry["event"] == "configuration_refused"]
         assert entry["problems"] == (line,)
         assert "swanroam reload" in entry["remedy"]
-        assert await desk.reloading.document() == {"file": str(desk.file), "current": False, "refused": [line]}
+        told = {"file": str(desk.file), "current": False, "wrong": [line], "refused": [line]}
+        assert await desk.reloading.document() == told
 
         desk.edit("refrech: 45s", "refresh: 45s")
         assert (await desk.reloading.reload()).result is ReloadResult.APPLIED
-        assert await desk.reloading.document() == {"file": str(desk.file), "current": True, "refused": []}
+        told = {"file": str(desk.file), "current": True, "wrong": [], "refused": []}
+        assert await desk.reloading.document() == told
+
+    at(tmp_path, story)
+
+
+def test_who_means_another_file_is_told_so(tmp_path: Path) -> None:
+    async def story(desk: Desk) -> None:
+        desk.edit("refresh: 30s", "refresh: 45s")
+        with pytest.raises(RequestError, match=f"this daemon reads {desk.file}, and not /etc/other.yaml"):
+            await desk.reloading.answer({"file": "/etc/other.yaml"})
+        assert desk.adopted == []
+
+        link = tmp_path / "link.yaml"
+        link.symlink_to(desk.file)
+        assert (await desk.reloading.answer({"file": str(link)}))["result"] == "applied"
 
     at(tmp_path, story)
 
@@ -120,12 +137,13 @@ def test_a_file_that_is_not_there_is_wrong(tmp_path: Path) -> None:
 def test_what_is_the_daemon_itself_needs_a_restart_and_nothing_else_is_taken_over(tmp_path: Path) -> None:
     async def story(desk: Desk) -> None:
         desk.edit("identity: mobile.example.org", "identity: other.example.org\nstate_directory: /var/elsewhere")
-        desk.edit("refresh: 30s", "refresh: 45s")
+        desk.edit("refresh: 30s", "refresh: 45s\ncontrol: {port: 4600}")
         outcome = await desk.reloading.reload()
 
         assert outcome.ground is Ground.RESTART
         assert outcome.lines == (
             "identity: mobile.example.org -> other.example.org: needs a restart",
+            "control.port: 4510 -> 4600: needs a restart",
             "state_directory: /var/lib/swanroam -> /var/elsewhere: needs a restart",
         )
         assert desk.adopted == []
@@ -154,7 +172,8 @@ def test_a_refused_change_that_is_taken_back_is_no_news_any_more(tmp_path: Path)
         assert (await desk.reloading.document())["refused"]
 
         desk.edit("identity: other", "identity: mobile")
-        assert await desk.reloading.document() == {"file": str(desk.file), "current": True, "refused": []}
+        told = {"file": str(desk.file), "current": True, "wrong": [], "refused": []}
+        assert await desk.reloading.document() == told
 
     at(tmp_path, story)
 

@@ -42,9 +42,10 @@ class AtWork(Reloading):
     """A file that says what is at work, or what a test says of it."""
 
     current = True
+    wrong: list[str] = []  # noqa: RUF012 - never changed in place
 
     async def document(self) -> dict[str, Any]:
-        return {"file": str(self.file), "current": self.current, "refused": list(self.refused)}
+        return {"file": str(self.file), "current": self.current, "wrong": self.wrong, "refused": list(self.refused)}
 
 
 class View:
@@ -406,12 +407,15 @@ def test_a_file_that_was_refused_or_not_read_yet_is_told(tmp_path: Path) -> None
         view = View(stage)
         view.reloading.current = False
         changed = await view.document()
+        view.reloading.wrong = ["swanroam.yaml:7:5: timing.refresh: is '1'; write more"]
+        wrong = await view.document()
         view.reloading.refused = ("swanroam.yaml:7:5: timing.refresh: is '1'; write more",)
         refused = await view.document()
 
         assert changed["problems"] == []
         said = " ".join(render(changed).split())
         assert "/etc/swanroam/swanroam.yaml is not what is at work: `swanroam reload` takes it over" in said
+        assert "it is wrong (swanroam.yaml:7:5: timing.refresh: is '1'; write more)" in " ".join(render(wrong).split())
         assert "swanroam.yaml:7:5: timing.refresh: is '1'; write more" in refused["problems"][0]
         assert render(refused).startswith("attention needed")
         assert "takes it over" not in render(refused)

@@ -38,7 +38,10 @@ def render(document: dict[str, Any]) -> str:
         lines += wrapped(f"  ! {problem}", "    ")
     configuration = document.get("configuration")  # which an older daemon does not tell
     if configuration is not None and not configuration["current"] and not configuration["refused"]:
-        text = f"  {configuration['file']} is not what is at work: `swanroam reload` takes it over"
+        remedy = "`swanroam reload` takes it over"
+        if configuration["wrong"]:
+            remedy = f"it is wrong ({configuration['wrong'][0]}), and a restart would fail: mend it"
+        text = f"  {configuration['file']} is not what is at work: {remedy}"
         lines += wrapped(text, "    ")
     for peer in document["peers"]:
         lines += ["", f"{peer['name']}: {peer['state']}", *_peer(peer)]

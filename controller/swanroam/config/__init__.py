@@ -16,6 +16,7 @@ Nothing here knows the kernel, charon or the daemon.
 from swanroam.config.kinds import host, render_duration
 from swanroam.config.loader import DEFAULT_PATH, load_config, parse_config
 from swanroam.config.model import (
+    DEFAULT_RUNTIME_DIRECTORY,
     AddressSettings,
     CarrierSettings,
     Config,
@@ -37,6 +38,7 @@ from swanroam.config.problems import ConfigError, Problem
 
 __all__ = [
     "DEFAULT_PATH",
+    "DEFAULT_RUNTIME_DIRECTORY",
     "AddressSettings",
     "CarrierSettings",
     "Config",

@@ -20,6 +20,7 @@ DEFAULT_PREFIX = IPv6Network("fd53:7761:6e72::/48")
 """Where inner addresses are taken from: "Swanr" in ASCII after the fd of locally assigned addresses (RFC 4193)."""
 DEFAULT_PORT = 4510
 DEFAULT_CHILD = "swanroam"
+DEFAULT_RUNTIME_DIRECTORY = Path("/run/swanroam")
 
 
 class Moves(Enum):
@@ -202,7 +203,7 @@ class Config:
     swanctl_file: Path | None = None
     """swanctl.conf to load definitions from; None: the program's own default."""
     state_directory: Path = Path("/var/lib/swanroam")
-    runtime_directory: Path = Path("/run/swanroam")
+    runtime_directory: Path = DEFAULT_RUNTIME_DIRECTORY
     api_group: str | None = None
     """Whose members may use the command line; None: those of the group that the daemon runs as."""
     carrier: CarrierSettings = CarrierSettings()

@@ -27,12 +27,12 @@ def need_restart(old: Config, new: Config) -> list[str]:
     lines = []
     for key in AT_START_ONLY:
         before, after = getattr(old, key), getattr(new, key)
-        if key == "control" and old.identity != new.identity:
-            continue  # its address follows from the identity
         if before == after:
             continue
         if key in ("control", "carrier"):
-            lines += [f"{line}: needs a restart" for line in _different(key, before, after)]
+            follows = "control.address:" if old.identity != new.identity else None  # from the identity
+            different = [line for line in _different(key, before, after) if not follows or follows not in line]
+            lines += [f"{line}: needs a restart" for line in different]
         else:
             lines.append(f"{key}: {_text(before)} -> {_text(after)}: needs a restart")
     return lines

@@ -17,6 +17,7 @@ import structlog
 
 from swanroam.config import Config, ConfigError, load_config
 from swanroam.daemon import service_manager
+from swanroam.daemon.api import RequestError
 from swanroam.daemon.configuration_changes import changes, need_restart
 from swanroam.daemon.counts import Counts, ReloadResult
 
@@ -68,6 +69,8 @@ class Reloading:
         """By what the file is known again that was looked at last."""
         self._current = True
         """It says what is at work."""
+        self._wrong: tuple[str, ...] = ()
+        """What is wrong with it."""
 
     def signal(self) -> None:
         """SIGHUP has come."""
@@ -84,7 +87,10 @@ class Reloading:
                 log.exception("reload_failed")
 
     async def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """API: reads the file again."""
+        """API: reads the file again. Raises RequestError when that is not the file that is meant."""
+        meant = request.get("file")
+        if meant is not None and not _same(Path(str(meant)), self.file):
+            raise RequestError(f"this daemon reads {self.file}, and not {meant}: name that file with --config")
         outcome = await self.reload()
         return {
             "file": str(self.file),
@@ -135,7 +141,12 @@ class Reloading:
         """For `status`: whether the file on disk says what is at work."""
         if not self._turn.locked():
             await self._look()
-        return {"file": str(self.file), "current": self._current, "refused": list(self.refused)}
+        return {
+            "file": str(self.file),
+            "current": self._current,
+            "wrong": list(self._wrong),
+            "refused": list(self.refused),
+        }
 
     async def _look(self) -> None:
         """The file is only read when it is another than before."""
@@ -146,15 +157,19 @@ class Reloading:
             known = (error.errno,)
         if known == self._looked_at:
             return
-        config = self._config
+        config, wrong = self._config, tuple[str, ...]()
         try:
             current = await self._load() == config
-        except RefusedError:
-            current = False
+        except RefusedError as error:
+            current, wrong = False, error.lines
         if config is self._config:  # else a reload came between
-            self._looked_at, self._current = known, current
+            self._looked_at, self._current, self._wrong = known, current, wrong
             if current:
                 self.refused = ()
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.resolve() == other.resolve()
 
 
 REMEDIES = {
