@@ -280,7 +280,8 @@ def test_a_port_alone_is_one_of_the_loopback_address(written: str, meant: str) -
     assert str(parse_config(text).metrics.listen) == meant
 
 
-def test_without_a_word_there_are_no_metrics() -> None:
-    text = "identity: a.example.org\npeers: [{identity: b.example.org, connection: b}]\n"
+@pytest.mark.parametrize("line", ["", "metrics: {listen: none}\n"])
+def test_without_a_word_there_are_no_metrics(line: str) -> None:
+    text = f"identity: a.example.org\npeers: [{{identity: b.example.org, connection: b}}]\n{line}"
 
     assert parse_config(text).metrics.listen is None

@@ -97,8 +97,8 @@ peers:
         ),
         (
             "metrics: {listen: localhost}",
-            "f:5:19: metrics.listen: is 'localhost'; write an address and port such as 127.0.0.1:9510, or a port of "
-            "127.0.0.1 alone",
+            "f:5:19: metrics.listen: is 'localhost'; write an address and port such as 127.0.0.1:9510, a port of "
+            "127.0.0.1 alone, or none",
         ),
         (
             'metrics: {listen: "::1:9510"}',
@@ -107,12 +107,12 @@ peers:
         (
             "metrics: {listen: 10:20}",
             "f:5:19: metrics.listen: is '10:20', which YAML reads in base 60; write an address and port such as "
-            "127.0.0.1:9510, or a port of 127.0.0.1 alone",
+            "127.0.0.1:9510, a port of 127.0.0.1 alone, or none",
         ),
         (
             "metrics: {listen: 70000}",
-            "f:5:19: metrics.listen: is '70000'; write an address and port such as 127.0.0.1:9510, or a port of "
-            "127.0.0.1 alone",
+            "f:5:19: metrics.listen: is '70000'; write an address and port such as 127.0.0.1:9510, a port of "
+            "127.0.0.1 alone, or none",
         ),
         ("log: {level: trace}", "f:5:14: log.level: is 'trace'; write debug, info, warning or error"),
         (

@@ -247,14 +247,16 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class ListenAt:
-    """A local address with a TCP port, or a port of 127.0.0.1."""
+    """A local address with a TCP port, or a port of 127.0.0.1; `none` is None."""
 
-    expected: str = "an address and port such as 127.0.0.1:9510, or a port of 127.0.0.1 alone"
+    expected: str = "an address and port such as 127.0.0.1:9510, a port of 127.0.0.1 alone, or none"
 
     def read(self, node: yaml.Node, path: str, problems: Problems) -> object:
         text = scalar(node, path, problems, self.expected)
         if text is None:
             return INVALID
+        if text == "none":
+            return None
         address, _, port = text.rpartition(":")
         if not is_quoted(node) and node.tag == "tag:yaml.org,2002:int" and address:
             problems.add(place_of(node), path, f"is '{text}', which YAML reads in base 60; write {self.expected}")
