@@ -16,6 +16,7 @@ import pytest
 
 from swanroam import __version__
 from swanroam.cli import cleanup as cleanup_command
+from swanroam.cli import client
 from swanroam.cli import move as move_command
 from swanroam.cli import reload as reload_command
 from swanroam.cli import run as run_command
@@ -491,24 +492,41 @@ def test_reload_that_is_refused_says_why_and_what_to_do(
     assert remedy in said.err
 
 
-@pytest.mark.parametrize("running", [True, False])
-def test_a_wrong_file_is_told_as_by_check_config_and_to_the_daemon_if_there_is_one(
-    capsys: pytest.CaptureFixture[str], config_file: Path, monkeypatch: pytest.MonkeyPatch, running: bool
+def test_the_daemon_is_found_by_a_file_that_is_wrong_by_now(
+    capsys: pytest.CaptureFixture[str], config_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[tuple[Path, dict[str, Any]]] = []
 
     def ask(path: Path, request: dict[str, Any]) -> dict[str, Any]:
         asked.append((path, request))
-        if not running:
-            raise ClientError("no daemon answers", Exit.NOT_RUNNING)
-        return reloaded("refused", "line 7", ground="file")
+        return reloaded("refused", "line 9: timing.refrech: is not a known key", ground="file")
 
     monkeypatch.setattr(reload_command, "ask", ask)
     config_file.write_text(config_file.read_text() + "timing: {refrech: 1s}\n")
 
     assert call("reload", config_file) == Exit.CONFIGURATION
-    assert "timing.refrech: is not a known key" in capsys.readouterr().err
-    assert asked == [(Path("/run/swanroam/api.sock"), {"command": "reload", "file": str(config_file)})]
+    assert "line 9: timing.refrech: is not a known key" in capsys.readouterr().err
+    socket = config_file.parent / "run" / "api.sock"
+    assert asked == [(socket, {"command": "reload", "file": str(config_file)})]
+    assert client.api_socket(config_file) == socket
+    config_file.write_text("- nothing that fits\n")
+    assert client.api_socket(config_file) == Path("/run/swanroam/api.sock")
+
+
+@pytest.mark.parametrize(
+    ("more", "status", "said"),
+    [
+        ("", Exit.NOT_RUNNING, "no daemon answers"),
+        ("timing: {refrech: 1s}\n", Exit.CONFIGURATION, "is not a known key"),
+    ],
+)
+def test_without_a_daemon_a_wrong_file_is_told_as_by_check_config(
+    capsys: pytest.CaptureFixture[str], config_file: Path, more: str, status: Exit, said: str
+) -> None:
+    config_file.write_text(config_file.read_text() + more)
+
+    assert call("reload", config_file) == status
+    assert said in capsys.readouterr().err
 
 
 def test_status_is_for_people_for_programs_and_for_monitoring(

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from contextlib import suppress
 
-from swanroam.cli.client import ClientError, ask
+from swanroam.cli.client import api_socket, ask
 from swanroam.cli.exits import Exit
-from swanroam.config import DEFAULT_RUNTIME_DIRECTORY, ConfigError, load_config
 
 _STATUS = {"file": Exit.CONFIGURATION, "restart": Exit.FAILED, "host": Exit.FAILED}
 _REMEDIES = {
@@ -23,15 +21,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Exit status 0 when the file is at work; that of `check-config` when it is wrong, whether a daemon runs or not."""
+    """Exit status 0 when the file is at work; that of `check-config` when it is wrong."""
     request = {"command": "reload", "file": str(arguments.config.absolute())}
-    try:
-        config = load_config(arguments.config)
-    except ConfigError:
-        with suppress(ClientError):  # so that it says as well what it has refused, if it is where it is as a rule
-            ask(DEFAULT_RUNTIME_DIRECTORY / "api.sock", request)
-        raise
-    answer = ask(config.runtime_directory / "api.sock", request)
+    answer = ask(api_socket(arguments.config), request)
     file, lines = answer["file"], answer["lines"]
     if answer["result"] != "refused":
         print(f"{file}: {'taken over' if lines else 'nothing has changed'}")

@@ -7,9 +7,8 @@ import json
 import textwrap
 from typing import Any
 
-from swanroam.cli.client import ask
+from swanroam.cli.client import api_socket, ask
 from swanroam.cli.exits import Exit
-from swanroam.config import load_config
 
 COLUMNS = 80
 """How wide `status` writes."""
@@ -24,8 +23,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints the daemon's status document."""
-    config = load_config(arguments.config)
-    document = ask(config.runtime_directory / "api.sock", {"command": "status"})
+    document = ask(api_socket(arguments.config), {"command": "status"})
     del document["ok"]
     print(json.dumps(document, indent=2) if arguments.json else render(document))
     return Exit.ATTENTION if arguments.check and document["problems"] else Exit.OK

@@ -14,9 +14,8 @@ Nothing here knows the kernel, charon or the daemon.
 """
 
 from swanroam.config.kinds import host, render_duration
-from swanroam.config.loader import DEFAULT_PATH, load_config, parse_config
+from swanroam.config.loader import DEFAULT_PATH, load_config, parse_config, runtime_directory
 from swanroam.config.model import (
-    DEFAULT_RUNTIME_DIRECTORY,
     AddressSettings,
     CarrierSettings,
     Config,
@@ -38,7 +37,6 @@ from swanroam.config.problems import ConfigError, Problem
 
 __all__ = [
     "DEFAULT_PATH",
-    "DEFAULT_RUNTIME_DIRECTORY",
     "AddressSettings",
     "CarrierSettings",
     "Config",
@@ -61,4 +59,5 @@ __all__ = [
     "load_config",
     "parse_config",
     "render_duration",
+    "runtime_directory",
 ]
