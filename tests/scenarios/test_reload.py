@@ -97,7 +97,7 @@ def test_a_handover_goes_on_while_the_configuration_changes(make_lab: Callable[.
     assert reload(correspondent, wrong).status == 3
     assert correspondent.controller.pid is not None
     os.kill(correspondent.controller.pid, signal.SIGHUP)
-    record = correspondent.controller.wait_event("configuration_refused", count=2)
+    record = correspondent.controller.wait_event("configuration_refused", count=3)
     assert "timing.refrech: is not a known key" in record["problems"][0]
     status = correspondent.status()
     assert "timing.refrech" in status["problems"][0]
