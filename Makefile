@@ -9,6 +9,7 @@
 # make thorough    the unit tests with a hundred times as much generated input
 # make mutations    defences are switched off one at a time, and a test has to fail (minutes); mutations-lab: those that need the lab
 # make requirements    docs/requirements.md from what the tests and these left
+# make monitoring    alert rules, dashboard and metrics by Prometheus' own promtool, which it installs (100 MB)
 # make lint | unit | kernel | lab        one part of it; LAB_ARGS='-k soft' goes to pytest
 # make clean   removes what these made
 
@@ -32,7 +33,7 @@ installed := .venv/.stamp-installed
 export PYTHONPATH := $(CURDIR)/tests:$(CURDIR)/controller
 
 .PHONY: test lint unit kernel lab mutations mutations-lab requirements stories fuzz thorough demo bench programs-full
-.PHONY: connections-full soak packages totals clean
+.PHONY: connections-full soak monitoring packages totals clean
 
 test: lint unit kernel lab totals
 
@@ -99,6 +100,10 @@ connections-full: $(installed) | packages
 
 soak: $(installed) | packages
 	SWANROAM_MOVES=$${SWANROAM_MOVES:-2000} tests/run-lab --guests 1 --time-limit 86400 -m lab -s tests/scenarios/test_soak.py
+
+monitoring: $(installed)
+	@PYTHON=$(PYTHON) tests/install-packages monitoring
+	$(pytest) tests/monitoring
 
 bench: $(installed) | packages
 	@$(CURDIR)/$(python) -m bench --results $(RESULTS) $(BENCH_ARGS)

@@ -8,8 +8,9 @@ from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 
 from swanroam.config import Config, PeerSettings, parse_config
-from swanroam.daemon.controller import Controller, HostError, Peer
+from swanroam.daemon.controller import Controller, HostError
 from swanroam.daemon.journal import Journal
+from swanroam.daemon.peer import Peer
 from swanroam.daemon.translation import KernelState
 from swanroam.protocol.events import (
     Association,

@@ -16,7 +16,9 @@ import pytest
 
 from swanroam import __version__
 from swanroam.cli import cleanup as cleanup_command
+from swanroam.cli import client
 from swanroam.cli import move as move_command
+from swanroam.cli import reload as reload_command
 from swanroam.cli import run as run_command
 from swanroam.cli import status as status_command
 from swanroam.cli.client import ClientError
@@ -31,7 +33,7 @@ from swanroam.daemon.requirements import Requirements, Unmet
 from swanroam.daemon.run import AlreadyRunningError, DirectoryError, api_group, journal_path, single_instance
 from swanroam.kernel.address_watch import AddressWatchError
 
-COMMANDS = ("status", "sockets", "move", "check-config", "run", "cleanup")
+COMMANDS = ("status", "sockets", "move", "check-config", "reload", "run", "cleanup")
 
 
 @pytest.fixture
@@ -201,7 +203,7 @@ def test_what_ends_the_daemon_is_one_line_and_no_traceback(
     error: Exception,
     status: Exit,
 ) -> None:
-    async def fail(config: Config, families: object) -> None:
+    async def fail(config: Config, file: Path, families: object) -> None:
         raise error
 
     with_requirements(monkeypatch, Requirements())
@@ -377,6 +379,7 @@ def daemon(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     monkeypatch.setattr(move_command, "ask", ask)
     monkeypatch.setattr(move_command, "POLL", 0.001)
     monkeypatch.setattr(status_command, "ask", ask)
+    monkeypatch.setattr(reload_command, "ask", ask)
     return answers
 
 
@@ -446,6 +449,84 @@ def test_an_order_that_the_daemon_refuses_is_told(
 
     assert call("move", config_file, "192.0.2.2") == Exit.FAILED
     assert "swanroam: 192.0.2.2 is not a usable address" in capsys.readouterr().err
+
+
+def reloaded(result: str, *lines: str, ground: str | None = None) -> dict[str, Any]:
+    return {"ok": True, "file": "/etc/swanroam/swanroam.yaml", "result": result, "lines": list(lines), "ground": ground}
+
+
+def test_reload_says_what_has_changed(
+    capsys: pytest.CaptureFixture[str], config_file: Path, daemon: list[dict[str, Any]]
+) -> None:
+    daemon += [reloaded("applied", "timing.refresh: 1m -> 30s", "peer office: added"), reloaded("unchanged")]
+
+    assert call("reload", config_file) == Exit.OK
+    said = capsys.readouterr().out
+    assert said == "/etc/swanroam/swanroam.yaml: taken over\n  timing.refresh: 1m -> 30s\n  peer office: added\n"
+    assert call("reload", config_file) == Exit.OK
+    assert capsys.readouterr().out == "/etc/swanroam/swanroam.yaml: nothing has changed\n"
+
+
+@pytest.mark.parametrize(
+    ("ground", "status", "remedy"),
+    [
+        ("file", Exit.CONFIGURATION, "mend the file, then: swanroam reload"),
+        ("restart", Exit.FAILED, "systemctl restart swanroam"),
+        ("host", Exit.FAILED, "do that, then: swanroam reload"),
+    ],
+)
+def test_reload_that_is_refused_says_why_and_what_to_do(
+    capsys: pytest.CaptureFixture[str],
+    config_file: Path,
+    daemon: list[dict[str, Any]],
+    ground: str,
+    status: Exit,
+    remedy: str,
+) -> None:
+    daemon += [reloaded("refused", "line 7 is wrong", "line 9 too", ground=ground)]
+
+    assert call("reload", config_file) == status
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "was refused, and what was read before is still at work:\n  line 7 is wrong\n  line 9 too\n" in said.err
+    assert remedy in said.err
+
+
+def test_the_daemon_is_found_by_a_file_that_is_wrong_by_now(
+    capsys: pytest.CaptureFixture[str], config_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[Path, dict[str, Any]]] = []
+
+    def ask(path: Path, request: dict[str, Any]) -> dict[str, Any]:
+        asked.append((path, request))
+        return reloaded("refused", "line 9: timing.refrech: is not a known key", ground="file")
+
+    monkeypatch.setattr(reload_command, "ask", ask)
+    config_file.write_text(config_file.read_text() + "timing: {refrech: 1s}\n")
+
+    assert call("reload", config_file) == Exit.CONFIGURATION
+    assert "line 9: timing.refrech: is not a known key" in capsys.readouterr().err
+    socket = config_file.parent / "run" / "api.sock"
+    assert asked == [(socket, {"command": "reload", "file": str(config_file)})]
+    assert client.api_socket(config_file) == socket
+    config_file.write_text("- nothing that fits\n")
+    assert client.api_socket(config_file) == Path("/run/swanroam/api.sock")
+
+
+@pytest.mark.parametrize(
+    ("more", "status", "said"),
+    [
+        ("", Exit.NOT_RUNNING, "no daemon answers"),
+        ("timing: {refrech: 1s}\n", Exit.CONFIGURATION, "is not a known key"),
+    ],
+)
+def test_without_a_daemon_a_wrong_file_is_told_as_by_check_config(
+    capsys: pytest.CaptureFixture[str], config_file: Path, more: str, status: Exit, said: str
+) -> None:
+    config_file.write_text(config_file.read_text() + more)
+
+    assert call("reload", config_file) == status
+    assert said in capsys.readouterr().err
 
 
 def test_status_is_for_people_for_programs_and_for_monitoring(

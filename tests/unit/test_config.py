@@ -262,3 +262,26 @@ sockets:
     assert config.peers[0].transport is TransportMethod.MOVE
     assert config.sockets == SocketSettings(0.25, 25, ("nginx*", "tmux: server"), (22, 5432), 3600.0)
     assert parse_config(MINIMAL + "sockets: {end_after: never}\n").sockets.end_after is None
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("127.0.0.1:9510", "127.0.0.1:9510"),
+        ("9510", "127.0.0.1:9510"),
+        ('"[::1]:9510"', "[::1]:9510"),
+        ("0.0.0.0:80", "0.0.0.0:80"),
+    ],
+)
+def test_a_port_alone_is_one_of_the_loopback_address(written: str, meant: str) -> None:
+    peers = "peers: [{identity: b.example.org, connection: b}]"
+    text = f"identity: a.example.org\n{peers}\nmetrics: {{listen: {written}}}\n"
+
+    assert str(parse_config(text).metrics.listen) == meant
+
+
+@pytest.mark.parametrize("line", ["", "metrics: {listen: none}\n"])
+def test_without_a_word_there_are_no_metrics(line: str) -> None:
+    text = f"identity: a.example.org\npeers: [{{identity: b.example.org, connection: b}}]\n{line}"
+
+    assert parse_config(text).metrics.listen is None

@@ -95,6 +95,25 @@ peers:
             "vici_socket: charon.vici",
             "f:5:14: vici_socket: is 'charon.vici'; write an absolute path, beginning with '/'",
         ),
+        (
+            "metrics: {listen: localhost}",
+            "f:5:19: metrics.listen: is 'localhost'; write an address and port such as 127.0.0.1:9510, a port of "
+            "127.0.0.1 alone, or none",
+        ),
+        (
+            'metrics: {listen: "::1:9510"}',
+            "f:5:19: metrics.listen: is '::1:9510'; write an IPv6 address in brackets: [::1]:9510",
+        ),
+        (
+            "metrics: {listen: 10:20}",
+            "f:5:19: metrics.listen: is '10:20', which YAML reads in base 60; write an address and port such as "
+            "127.0.0.1:9510, a port of 127.0.0.1 alone, or none",
+        ),
+        (
+            "metrics: {listen: 70000}",
+            "f:5:19: metrics.listen: is '70000'; write an address and port such as 127.0.0.1:9510, a port of "
+            "127.0.0.1 alone, or none",
+        ),
         ("log: {level: trace}", "f:5:14: log.level: is 'trace'; write debug, info, warning or error"),
         (
             "log: {level: warn}",
@@ -226,7 +245,7 @@ peers:
             "contrl: {}",
             "f:5:1: contrl: is not a known key; keys here are identity, vici_socket, swanctl, swanctl_file, "
             "state_directory, runtime_directory, api_group, control, carrier, addresses, sockets, timing, log, "
-            "defaults, peers (did you mean 'control'?)",
+            "metrics, defaults, peers (did you mean 'control'?)",
         ),
         ("port: 4510", "f:5:1: port: is not a known key; it belongs under 'control'"),
         ("grace: 5", "f:5:1: grace: is not a known key; it belongs under an item of 'peers' or under 'defaults'"),
@@ -389,7 +408,7 @@ def test_one_wrong_line_of_a_peer_gives_one_problem(added: str, expected: str) -
             "- identity: a\n",
             "f:1:1: is a list, not a mapping; write the keys under it (identity, vici_socket, swanctl, "
             "swanctl_file, state_directory, runtime_directory, api_group, control, carrier, addresses, sockets, "
-            "timing, log, defaults, peers)",
+            "timing, log, metrics, defaults, peers)",
         ),
         (
             "identity: a\npeers: []\n",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from itertools import chain
 from pathlib import Path
 from socket import AddressFamily
@@ -18,9 +18,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from swanroam.daemon import clearing as clearing_module
 from swanroam.daemon import host as host_module
+from swanroam.daemon.clearing import clear_host
 from swanroam.daemon.controller import HostError
-from swanroam.daemon.host import LocalHost, clear_host
+from swanroam.daemon.host import LocalHost
 from swanroam.daemon.translation import ANY_TRAFFIC, KernelState, ProtectedTraffic
 from swanroam.ike.migrate import AddressPair, OvertakenError
 from swanroam.ike.vici import ViciClient
@@ -201,9 +203,11 @@ def calls_of(host: LocalHost, use: Callable[[], Awaitable[object]]) -> list[str]
     host._definitions = mock.Mock(close=mock.AsyncMock())
     host._inner, host._plane, host._xfrm = calls.inner, calls.plane, mock.sentinel.xfrm
     planes = {"CarrierPlane": lambda *_: calls.plane, "InnerPlane": lambda *_: calls.inner}
-    with mock.patch.multiple(
-        host_module, XfrmSocket=mock.MagicMock(), RouteSocket=mock.MagicMock(), **functions, **planes
-    ):
+    with ExitStack() as patches:
+        for module in (host_module, clearing_module):
+            replaced = functions | planes | {"XfrmSocket": mock.MagicMock(), "RouteSocket": mock.MagicMock()}
+            there = {name: made for name, made in replaced.items() if hasattr(module, name)}
+            patches.enter_context(mock.patch.multiple(module, **there))
         asyncio.run(use())  # type: ignore[arg-type]
     return [name for name, *_ in calls.mock_calls if name != "find_owned" and "(" not in name]
 

@@ -86,7 +86,7 @@ def test_only_what_the_owner_of_the_inner_address_sends_reaches_its_machine(
         config.state_directory.mkdir()
         its = inner_address(config, ITS)
         client = ViciClient(config.vici_socket)
-        daemon = _Daemon(config, client, LocalHost(config, client, []))
+        daemon = _Daemon(config, Path("/etc/swanroam/swanroam.yaml"), client, LocalHost(config, client, []))
         found = [ike_sa(claimed_by, its)] if claimed_by else []
         daemon._watch._read_back = read_by(*found)
         await daemon._watch.read()

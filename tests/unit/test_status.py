@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from swanroam.cli.status import COLUMNS, render, seconds
+from swanroam.config import Config
 from swanroam.daemon.addresses import AddressFollower
 from swanroam.daemon.charon import CharonWatch
 from swanroam.daemon.control_channel import ControlChannel
+from swanroam.daemon.reload import Reloading
 from swanroam.daemon.status import Status
 from swanroam.ike.associations import IkeSa
 from swanroam.ike.vici import ViciClient
@@ -32,6 +34,20 @@ async def _nothing_dropped() -> dict[str, int]:
     return {}
 
 
+async def _nothing_adopted(old: Config, new: Config) -> None:
+    pass
+
+
+class AtWork(Reloading):
+    """A file that says what is at work, or what a test says of it."""
+
+    current = True
+    wrong: list[str] = []  # noqa: RUF012 - never changed in place
+
+    async def document(self) -> dict[str, Any]:
+        return {"file": str(self.file), "current": self.current, "wrong": self.wrong, "refused": list(self.refused)}
+
+
 class View:
     """The status of a stage."""
 
@@ -42,10 +58,11 @@ class View:
         control = config.control
         self.channel = ControlChannel(control.address, control.port, 0, lambda sender: "", lambda sender, message: "")
         follower = AddressFollower(config.addresses, controller)
-        self._status = Status(controller, self.charon, follower, self.channel, _nothing_dropped)
+        self.reloading = AtWork(Path("/etc/swanroam/swanroam.yaml"), config, controller.counts, _nothing_adopted)
+        self.status = Status(controller, self.charon, follower, self.channel, _nothing_dropped, self.reloading)
 
     async def document(self) -> dict[str, Any]:
-        answer = json.loads(json.dumps(await self._status.answer({})))  # as the API sends it
+        answer = json.loads(json.dumps(await self.status.answer({})))  # as the API sends it
         assert isinstance(answer, dict)
         render(answer)
         return answer
@@ -383,3 +400,36 @@ def test_the_first_line_says_whether_to_get_up() -> None:
 @pytest.mark.parametrize(("value", "text"), [(0.0004, "0 ms"), (0.25, "250 ms"), (1.0, "1.0 s"), (75.5, "75.5 s")])
 def test_durations_are_written_as_people_say_them(value: float, text: str) -> None:
     assert seconds(value) == text
+
+
+def test_a_file_that_was_refused_or_not_read_yet_is_told(tmp_path: Path) -> None:
+    async def story(stage: Stage) -> None:
+        view = View(stage)
+        view.reloading.current = False
+        changed = await view.document()
+        view.reloading.wrong = ["swanroam.yaml:7:5: timing.refresh: is '1'; write more"]
+        wrong = await view.document()
+        view.reloading.refused = ("swanroam.yaml:7:5: timing.refresh: is '1'; write more",)
+        refused = await view.document()
+
+        assert changed["problems"] == []
+        said = " ".join(render(changed).split())
+        assert "/etc/swanroam/swanroam.yaml is not what is at work: `swanroam reload` takes it over" in said
+        assert "it is wrong (swanroam.yaml:7:5: timing.refresh: is '1'; write more)" in " ".join(render(wrong).split())
+        assert "swanroam.yaml:7:5: timing.refresh: is '1'; write more" in refused["problems"][0]
+        assert render(refused).startswith("attention needed")
+        assert "takes it over" not in render(refused)
+
+    on_stage(tmp_path, story)
+
+
+def test_a_peer_that_is_to_go_says_so(tmp_path: Path) -> None:
+    async def story(stage: Stage) -> None:
+        view = View(stage)
+        assert not (await view.peer())["leaving"]
+        stage.peer.depart(0.0)
+
+        assert (await view.peer())["leaving"]
+        assert "not configured any more" in render(await view.document())
+
+    on_stage(tmp_path, story)

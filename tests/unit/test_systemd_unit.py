@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from lab.service import API_GROUP, SYSUSERS, UNIT, unit
+from swanroam.daemon.controller import VERIFY
+from swanroam.daemon.watchdog import Watchdog
 from swanroam.kernel.privileges import Capability
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,13 +55,32 @@ def test_a_unit_that_confines_less_is_noticed(tmp_path: Path, line: str) -> None
 def test_systemd_understands_every_line(tmp_path: Path) -> None:
     program = shutil.which("true")
     assert program is not None
-    path = changed(tmp_path, ("=/opt/swanroam/bin/swanroam", f"={program}"))
+    path = changed(
+        tmp_path,
+        *((f"{option}=/opt/swanroam/bin/swanroam", f"{option}={program}") for option in ("ExecStart", "ExecReload")),
+    )
     done = systemd("systemd-analyze", "verify", str(path))
 
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
     path.write_text(path.read_text(encoding="utf-8").replace("LimitCORE=0", "LimitCores=0"), encoding="utf-8")
     assert "LimitCores" in systemd("systemd-analyze", "verify", str(path)).stderr
+
+
+def test_a_reload_is_waited_for_and_fails_when_the_file_is_refused() -> None:
+    start, reload = (unit()[option].split() for option in ("ExecStart", "ExecReload"))
+
+    assert (start[1:], reload[1:]) == (["run"], ["reload"])
+    assert start[0] == reload[0]
+    assert unit()["Type"] == "notify"
+
+
+def test_the_watchdog_is_patient_enough_for_an_idle_daemon() -> None:
+    seconds = float(unit()["WatchdogSec"].removesuffix("s"))
+
+    assert Watchdog(lambda: 0.0, VERIFY, {"WATCHDOG_USEC": str(int(seconds * 1e6))}).interval == seconds
+    assert seconds > 2 * VERIFY
+    assert unit()["Restart"] == "on-failure"
 
 
 def test_the_unit_gives_exactly_the_capabilities_that_swanroam_uses() -> None:

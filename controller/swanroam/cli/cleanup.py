@@ -11,8 +11,8 @@ import sys
 
 from swanroam.cli.exits import Exit
 from swanroam.config import load_config
+from swanroam.daemon.clearing import clear_host
 from swanroam.daemon.controller import HostError
-from swanroam.daemon.host import clear_host
 from swanroam.daemon.run import AlreadyRunningError, DirectoryError, single_instance
 from swanroam.kernel.preflight import has_net_admin
 from swanroam.kernel.xfrm.errors import XfrmPermission

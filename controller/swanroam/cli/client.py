@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from swanroam.cli.exits import Exit
+from swanroam.config import runtime_directory
 
 PATIENCE = 30.0
 """Seconds to wait for the daemon's answer."""
@@ -20,6 +21,11 @@ class ClientError(Exception):
     def __init__(self, message: str, status: Exit) -> None:
         super().__init__(message)
         self.status = status
+
+
+def api_socket(config: Path) -> Path:
+    """Of the daemon whose configuration file that is, also when it is wrong by now. Raises ConfigError."""
+    return runtime_directory(config) / "api.sock"
 
 
 def ask(path: Path, request: dict[str, Any]) -> dict[str, Any]:

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from swanroam import __version__
-from swanroam.cli import check_config, cleanup, move, run, sockets, status
+from swanroam.cli import check_config, cleanup, move, reload, run, sockets, status
 from swanroam.cli.client import ClientError
 from swanroam.cli.exits import Exit
-from swanroam.config import ConfigError
+from swanroam.config import ConfigError, load_config
 
 DEFAULT_CONFIG = Path("/etc/swanroam/swanroam.yaml")
-_COMMANDS = (status, sockets, move, check_config, run, cleanup)
+_COMMANDS = (status, sockets, move, check_config, reload, run, cleanup)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,12 +26,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return Exit.CONFIGURATION
     except ClientError as error:
+        if error.status is Exit.NOT_RUNNING and (wrong := _wrong(arguments.config)) is not None:
+            print(wrong, file=sys.stderr)  # so it could not be started either
+            return Exit.CONFIGURATION
         print(f"swanroam: {error}", file=sys.stderr)
         return error.status
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
         return Exit.FAILED  # what reads our output has gone
+
+
+def _wrong(file: Path) -> ConfigError | None:
+    """What is wrong with the configuration file."""
+    try:
+        load_config(file)
+    except ConfigError as error:
+        return error
+    return None
 
 
 def _parser() -> argparse.ArgumentParser:

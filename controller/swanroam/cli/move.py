@@ -8,10 +8,9 @@ import time
 from ipaddress import ip_address
 from typing import Any
 
-from swanroam.cli.client import ClientError, ask
+from swanroam.cli.client import ClientError, api_socket, ask
 from swanroam.cli.exits import Exit
 from swanroam.cli.status import seconds
-from swanroam.config import load_config
 
 POLL = 0.1
 """Seconds between two looks at how far the move is."""
@@ -28,13 +27,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(arguments: argparse.Namespace) -> int:
     """Orders the move and follows it until the filters stand at the new address."""
-    config = load_config(arguments.config)
+    api = api_socket(arguments.config)
     if arguments.address != "auto":
         try:
             ip_address(arguments.address)
         except ValueError:
             raise ClientError(f"{arguments.address!r} is not an IP address", Exit.USAGE) from None
-    api = config.runtime_directory / "api.sock"
     answer = ask(api, {"command": "move", "address": arguments.address, "peer": arguments.peer})
     peers: list[str] = answer["peers"]
     if arguments.address == "auto" or arguments.no_wait:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
+from pathlib import Path
 
 import structlog
 
@@ -14,6 +15,7 @@ from swanroam.daemon import logs
 from swanroam.daemon.control_channel import ControlChannelError
 from swanroam.daemon.controller import HostError
 from swanroam.daemon.journal import JournalError
+from swanroam.daemon.metrics_server import MetricsError
 from swanroam.daemon.requirements import Unmet, check_requirements, lacking
 from swanroam.daemon.run import AlreadyRunningError, DirectoryError
 from swanroam.daemon.run import run as run_daemon
@@ -46,10 +48,10 @@ def run(arguments: argparse.Namespace) -> int:
     # Before there is a second thread. What charon's netlink dumps hold passes through this process's memory.
     forbid_dumping()
     lay_aside(frozenset(Capability) - {Capability.NET_ADMIN})
-    return asyncio.run(_run(config))
+    return asyncio.run(_run(config, arguments.config))
 
 
-async def _run(config: Config) -> int:
+async def _run(config: Config, file: Path) -> int:
     requirements = await check_requirements(config)
     for _, text in requirements.unmet:
         print(f"swanroam: {text}", file=sys.stderr)
@@ -62,12 +64,12 @@ async def _run(config: Config) -> int:
         else:
             log.warning("host_checked", **fields)
     try:
-        await run_daemon(config, requirements.families)
+        await run_daemon(config, file, requirements.families)
     except AlreadyRunningError as error:
         return _fail(error, Exit.ALREADY_RUNNING)
     except (DirectoryError, JournalError) as error:
         return _fail(error, Exit.FILES)
-    except (ControlChannelError, HostError, AddressWatchError) as error:
+    except (ControlChannelError, HostError, AddressWatchError, MetricsError) as error:
         return _fail(error, Exit.FAILED)
     return Exit.OK
 

@@ -6,10 +6,9 @@ import argparse
 import json
 from typing import Any
 
-from swanroam.cli.client import ask
+from swanroam.cli.client import api_socket, ask
 from swanroam.cli.exits import Exit
 from swanroam.cli.status import wrapped
-from swanroam.config import load_config
 
 _WORDS = {"yes": "moves", "perhaps": "perhaps", "no": "stays", "needless": "as it is"}
 
@@ -25,8 +24,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(arguments: argparse.Namespace) -> int:
     """Asks the daemon, which looks at the sockets and changes nothing."""
-    config = load_config(arguments.config)
-    document = ask(config.runtime_directory / "api.sock", {"command": "sockets"})
+    document = ask(api_socket(arguments.config), {"command": "sockets"})
     del document["ok"]
     if arguments.peer is not None:
         document["peers"] = [peer for peer in document["peers"] if peer["name"] == arguments.peer]

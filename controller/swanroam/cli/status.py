@@ -7,9 +7,8 @@ import json
 import textwrap
 from typing import Any
 
-from swanroam.cli.client import ask
+from swanroam.cli.client import api_socket, ask
 from swanroam.cli.exits import Exit
-from swanroam.config import load_config
 
 COLUMNS = 80
 """How wide `status` writes."""
@@ -24,8 +23,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints the daemon's status document."""
-    config = load_config(arguments.config)
-    document = ask(config.runtime_directory / "api.sock", {"command": "status"})
+    document = ask(api_socket(arguments.config), {"command": "status"})
     del document["ok"]
     print(json.dumps(document, indent=2) if arguments.json else render(document))
     return Exit.ATTENTION if arguments.check and document["problems"] else Exit.OK
@@ -36,6 +34,13 @@ def render(document: dict[str, Any]) -> str:
     lines = [_headline(document)]
     for problem in document["problems"]:
         lines += wrapped(f"  ! {problem}", "    ")
+    configuration = document.get("configuration")  # which an older daemon does not tell
+    if configuration is not None and not configuration["current"] and not configuration["refused"]:
+        remedy = "`swanroam reload` takes it over"
+        if configuration["wrong"]:
+            remedy = f"it is wrong ({configuration['wrong'][0]}), and a restart would fail: mend it"
+        text = f"  {configuration['file']} is not what is at work: {remedy}"
+        lines += wrapped(text, "    ")
     for peer in document["peers"]:
         lines += ["", f"{peer['name']}: {peer['state']}", *_peer(peer)]
     dropped = document["control_channel"]["dropped"]
@@ -60,6 +65,10 @@ def _headline(document: dict[str, Any]) -> str:
 
 def _peer(peer: dict[str, Any]) -> list[str]:
     lines = _line("connection", f"{peer['connection']}, filters by {peer['filters']}")
+    if peer.get("leaving"):
+        lines += _line("leaving", "not configured any more; it goes when no connection needs its old addresses")
+    if peer.get("settings_wait"):
+        lines += _line("settings", "some of the file's wait for the end of the handover")
     if peer["name"] != peer["identity"]:
         lines += _line("identity", peer["identity"])
     for label, binding in (("our address", peer["own"]), ("its address", peer["peer"])):

@@ -13,18 +13,20 @@ Nothing here knows the kernel, charon or the daemon.
   loader.py     the steps from path to `Config`
 """
 
-from swanroam.config.kinds import host
-from swanroam.config.loader import DEFAULT_PATH, load_config, parse_config
+from swanroam.config.kinds import host, render_duration
+from swanroam.config.loader import DEFAULT_PATH, load_config, parse_config, runtime_directory
 from swanroam.config.model import (
     AddressSettings,
     CarrierSettings,
     Config,
     ControlSettings,
+    Endpoint,
     FilterMethod,
     GuardNew,
     LogFormat,
     LogLevel,
     LogSettings,
+    MetricsSettings,
     Moves,
     PeerSettings,
     SocketSettings,
@@ -40,11 +42,13 @@ __all__ = [
     "Config",
     "ConfigError",
     "ControlSettings",
+    "Endpoint",
     "FilterMethod",
     "GuardNew",
     "LogFormat",
     "LogLevel",
     "LogSettings",
+    "MetricsSettings",
     "Moves",
     "PeerSettings",
     "Problem",
@@ -54,4 +58,6 @@ __all__ = [
     "host",
     "load_config",
     "parse_config",
+    "render_duration",
+    "runtime_directory",
 ]

@@ -16,6 +16,7 @@ from typing import Final, Protocol
 import yaml
 
 from swanroam.config.document import place_of
+from swanroam.config.model import Endpoint
 from swanroam.config.problems import Problems
 
 
@@ -242,6 +243,36 @@ class Address:
             problems.add(place_of(node), path, f"is {shorten(text)}; write {self.expected}")
             return INVALID
         return address
+
+
+@dataclass(frozen=True, slots=True)
+class ListenAt:
+    """A local address with a TCP port, or a port of 127.0.0.1; `none` is None."""
+
+    expected: str = "an address and port such as 127.0.0.1:9510, a port of 127.0.0.1 alone, or none"
+
+    def read(self, node: yaml.Node, path: str, problems: Problems) -> object:
+        text = scalar(node, path, problems, self.expected)
+        if text is None:
+            return INVALID
+        if text == "none":
+            return None
+        address, _, port = text.rpartition(":")
+        if not is_quoted(node) and node.tag == "tag:yaml.org,2002:int" and address:
+            problems.add(place_of(node), path, f"is '{text}', which YAML reads in base 60; write {self.expected}")
+            return INVALID
+        if address.startswith("[") and address.endswith("]"):
+            address = address[1:-1]
+        elif ":" in address:
+            problems.add(place_of(node), path, f"is '{shorten(text)}'; write an IPv6 address in brackets: [::1]:9510")
+            return INVALID
+        if re.fullmatch(r"[1-9][0-9]{0,4}", port) and int(port) <= 65535 and "%" not in address:
+            try:
+                return Endpoint(ip_address(address or "127.0.0.1"), int(port))
+            except ValueError:
+                pass
+        problems.add(place_of(node), path, f"is '{shorten(text)}'; write {self.expected}")
+        return INVALID
 
 
 _LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"

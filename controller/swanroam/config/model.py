@@ -20,6 +20,7 @@ DEFAULT_PREFIX = IPv6Network("fd53:7761:6e72::/48")
 """Where inner addresses are taken from: "Swanr" in ASCII after the fd of locally assigned addresses (RFC 4193)."""
 DEFAULT_PORT = 4510
 DEFAULT_CHILD = "swanroam"
+DEFAULT_RUNTIME_DIRECTORY = Path("/run/swanroam")
 
 
 class Moves(Enum):
@@ -147,6 +148,23 @@ class LogSettings:
     level: LogLevel = LogLevel.INFO
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Endpoint:
+    """A local address and TCP port to listen on."""
+
+    address: IPAddress
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.address}]:{self.port}" if self.address.version == 6 else f"{self.address}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsSettings:
+    listen: Endpoint | None = None
+    """Where they can be had by HTTP; None: nowhere. A port alone is one of 127.0.0.1."""
+
+
 @dataclass(frozen=True, slots=True)
 class PeerSettings:
     """A host whose connections are kept alive. Optional keys not given come from `defaults`."""
@@ -185,7 +203,7 @@ class Config:
     swanctl_file: Path | None = None
     """swanctl.conf to load definitions from; None: the program's own default."""
     state_directory: Path = Path("/var/lib/swanroam")
-    runtime_directory: Path = Path("/run/swanroam")
+    runtime_directory: Path = DEFAULT_RUNTIME_DIRECTORY
     api_group: str | None = None
     """Whose members may use the command line; None: those of the group that the daemon runs as."""
     carrier: CarrierSettings = CarrierSettings()
@@ -193,6 +211,7 @@ class Config:
     sockets: SocketSettings = SocketSettings()
     timing: TimingSettings = TimingSettings()
     log: LogSettings = LogSettings()
+    metrics: MetricsSettings = MetricsSettings()
 
     def peer(self, name_or_identity: str) -> PeerSettings | None:
         """The peer with this name, or else this identity."""

@@ -10,6 +10,7 @@ from swanroam.config.kinds import (
     HostName,
     Integer,
     Kind,
+    ListenAt,
     ListOf,
     Prefix,
     Text,
@@ -65,6 +66,8 @@ _SOCKETS: dict[str, Kind] = {
 
 _LOG: dict[str, Kind] = {"format": Choice(LogFormat), "level": Choice(LogLevel)}
 
+_METRICS: dict[str, Kind] = {"listen": ListenAt()}
+
 _SHARED: dict[str, Kind] = {
     "moves": Choice(Moves),
     "allow": ListOf(Prefix(), "[192.0.2.0/24, 2001:db8::/32]", may_be_empty=False),
@@ -93,6 +96,7 @@ _HOMES: dict[str, str] = {
             ("sockets", _SOCKETS),
             ("timing", _TIMING),
             ("log", _LOG),
+            ("metrics", _METRICS),
         )
         for key in keys
     },
@@ -112,6 +116,7 @@ _HOMES: dict[str, str] = {
             "sockets",
             "timing",
             "log",
+            "metrics",
             "peers",
             "defaults",
         ),
@@ -135,6 +140,7 @@ SCHEMA = Section(
         "sockets": Section(_SOCKETS, homes=_HOMES),
         "timing": Section(_TIMING, homes=_HOMES),
         "log": Section(_LOG, homes=_HOMES),
+        "metrics": Section(_METRICS, homes=_HOMES),
         "defaults": Section(_SHARED, homes=_HOMES),
         "peers": ListOf(
             Section(

@@ -10,7 +10,8 @@ import structlog
 
 from swanroam.config import AddressSettings
 from swanroam.daemon.api import RequestError
-from swanroam.daemon.controller import Controller, Peer
+from swanroam.daemon.controller import Controller
+from swanroam.daemon.peer import Peer
 from swanroam.kernel.address_choice import AddressChooser, AddressHistory, Keep, Lost, MoveTo, WaitUntil
 from swanroam.kernel.address_watch import AddressesNotRead, AddressWatch
 from swanroam.kernel.addresses import AddressSelection, HostAddresses
@@ -36,9 +37,9 @@ class AddressFollower:
         self._settings = settings
         self._controller = controller
         self._history = AddressHistory()
-        self._choosers = {
-            identity: AddressChooser(settings.prefer, settings.readd_window) for identity in controller.peers
-        }
+        self._choosers: dict[str, AddressChooser] = {}
+        """By the peer's identity."""
+        self._watch: AddressWatch | None = None
         self._told: dict[str, AddressesRead] = {}
         self._host: HostAddresses | None = None
         self._wake = asyncio.Event()
@@ -49,9 +50,31 @@ class AddressFollower:
         """Something may have changed: decide soon."""
         self._wake.set()
 
+    def reconfigure(self, settings: AddressSettings) -> None:
+        """Other settings, and perhaps other peers, from now on."""
+        self._settings = settings
+        for chooser in self._choosers.values():
+            chooser.reconfigure(settings.prefer, settings.readd_window)
+        if self._watch is not None:
+            self._watch.select(self._selection())
+        self._wake.set()
+
+    def forget(self, identity: str) -> None:
+        """A peer has gone."""
+        self._choosers.pop(identity, None)
+        self._told.pop(identity, None)
+
+    def _chooser(self, peer: Peer) -> AddressChooser:
+        new = AddressChooser(self._settings.prefer, self._settings.readd_window)
+        return self._choosers.setdefault(peer.settings.identity, new)
+
+    def _selection(self) -> AddressSelection:
+        settings = self._settings
+        return AddressSelection(settings.interfaces, settings.ignore_interfaces, settings.ignore)
+
     def pinned(self, peer: Peer) -> str | None:
         """The address that was ordered for this peer, while it stands."""
-        address = self._choosers[peer.settings.identity].pinned
+        address = self._chooser(peer).pinned
         return None if address is None else str(address)
 
     def interface_of(self, address: IPAddress) -> int:
@@ -61,8 +84,8 @@ class AddressFollower:
 
     async def run(self) -> None:
         """Raises AddressWatchError when the kernel can't be listened to any more."""
-        selection = AddressSelection(self._settings.interfaces, self._settings.ignore_interfaces, self._settings.ignore)
-        async with AddressWatch(selection) as watch, asyncio.TaskGroup() as tasks:
+        async with AddressWatch(self._selection()) as watch, asyncio.TaskGroup() as tasks:
+            self._watch = watch
             tasks.create_task(self._decide_when_woken(watch))
             while True:
                 try:
@@ -96,7 +119,7 @@ class AddressFollower:
         text = str(request.get("address"))
         if text == "auto":
             for peer in peers:
-                self._choosers[peer.settings.identity].unpin()
+                self._chooser(peer).unpin()
         else:
             address = self._usable(text)
             obstacles = {peer.settings.name: self._obstacle(peer, address) for peer in peers}
@@ -104,7 +127,7 @@ class AddressFollower:
             if not peers:  # of several, those that can move do
                 raise RequestError("; ".join(obstacles.values()))
             for peer in peers:
-                self._choosers[peer.settings.identity].pin(address)
+                self._chooser(peer).pin(address)
         self._wake.set()
         return {"peers": [peer.settings.name for peer in peers]}
 
@@ -115,7 +138,7 @@ class AddressFollower:
                 raise RequestError("no peer is configured towards which this host may move (peers: moves)")
             return peers
         settings = self._controller.config.peer(str(name))
-        if settings is None:
+        if settings is None or settings.identity not in self._controller.peers:
             known = ", ".join(peer.settings.name for peer in self._controller.peers.values())
             raise RequestError(f"no peer is called {name!r}; there are: {known}")
         return [self._controller.peers[settings.identity]]
@@ -155,7 +178,7 @@ class AddressFollower:
             self._wake.clear()
             wait = POLL
             try:
-                for identity, peer in self._controller.peers.items():
+                for identity, peer in tuple(self._controller.peers.items()):
                     wait = min(wait, await self._decide(watch, identity, peer))
             except AddressesNotRead as error:
                 await self._not_read(error)
@@ -175,7 +198,7 @@ class AddressFollower:
             # picks an address that we hold on that device. Nothing follows from it.
             routed, again = None, SOON
         now = self._now()
-        decision = self._choosers[identity].decide(self._host, self._history, routed, pair.local, now)
+        decision = self._chooser(peer).decide(self._host, self._history, routed, pair.local, now)
         preferred: IPAddress | None = None
         match decision:
             case Keep():

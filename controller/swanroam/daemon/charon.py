@@ -13,8 +13,9 @@ from ipaddress import IPv6Address
 
 import structlog
 
-from swanroam.daemon.controller import Controller, HostError, Peer
+from swanroam.daemon.controller import Controller, HostError
 from swanroam.daemon.leftovers import Leftovers
+from swanroam.daemon.peer import Peer
 from swanroam.daemon.translation import ANY_TRAFFIC, ProtectedTraffic
 from swanroam.ike.associations import ChildSa, IkeSa, Mode
 from swanroam.ike.messages import ViciError
@@ -59,6 +60,10 @@ class CharonWatch:
         """Something may have changed: read soon."""
         self._wake.set()
 
+    def forget(self, identity: str) -> None:
+        """A peer has gone."""
+        self._known.pop(identity, None)
+
     async def run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._listen())
@@ -100,7 +105,7 @@ class CharonWatch:
         self._owners = _owners(
             (address, ike_sa.remote.identity) for ike_sa in ike_sas for address in self._inner_addresses(ike_sa)
         )
-        for identity, peer in self._controller.peers.items():
+        for identity, peer in tuple(self._controller.peers.items()):
             of_peer = [ike_sa for ike_sa in ike_sas if ike_sa.remote.identity == identity]
             self._learn(peer, of_peer)
             lacking = {ike_sa.unique_id: contradictions.get(ike_sa.unique_id, []) for ike_sa in of_peer}

@@ -7,28 +7,26 @@ actions. What takes time (charon, counting sockets) runs in tasks of its own, wh
 from __future__ import annotations
 
 import asyncio
-import random
 import secrets
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass
 from ipaddress import IPv6Address
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 
-from swanroam.config import Config, PeerSettings
+from swanroam.config import Config
+from swanroam.daemon.border import Host, Sockets
+from swanroam.daemon.counts import Counts
 from swanroam.daemon.journal import Journal, JournalError
-from swanroam.daemon.machine_settings import machine_settings
-from swanroam.daemon.reports import Reports
+from swanroam.daemon.peer import Peer
 from swanroam.daemon.surroundings import asked_about, surroundings
 from swanroam.daemon.translation import (
-    ANY_TRAFFIC,
     HostFacts,
     KernelState,
-    ProtectedTraffic,
     carrier_settings,
     kernel_state,
 )
-from swanroam.ike.associations import Mode
 from swanroam.protocol.authorisation import Surroundings
 from swanroam.protocol.events import (
     Action,
@@ -48,11 +46,8 @@ from swanroam.protocol.events import (
     TimerExpired,
     UsageRead,
 )
-from swanroam.protocol.handover import Handover
-from swanroam.protocol.host_state import Pair
 from swanroam.protocol.messages import INSTANCE_SIZE, IPAddress, Message
 from swanroam.protocol.peer import PeerMachine
-from swanroam.protocol.transfer import TransferOrder
 
 log = structlog.get_logger("swanroam")
 
@@ -64,80 +59,16 @@ MAX_PENDING = 64
 """Messages of one peer that may wait to be handled."""
 
 
-class Host(Protocol):
-    """This host's kernel and charon, as the controller uses them."""
-
-    async def apply(self, wanted: KernelState) -> bool:
-        """Makes the kernel as wanted; tells whether anything changed. Raises HostError."""
-
-    def sealed(self) -> frozenset[int]:
-        """IP versions in which new addresses of this host are guarded before they are known."""
-
-    def forget(self) -> None:
-        """Somebody may have changed the kernel: the next `apply` has to look."""
-
-    async def is_own(self, address: IPAddress) -> bool:
-        """It is this host's, on whatever interface, or a broadcast address of its networks. Raises HostError."""
-
-    async def establish(
-        self, peer: PeerSettings, action: EstablishFilters, children: Collection[str], wanted: Callable[[], bool]
-    ) -> Event:
-        """Puts filters in place; the event tells how it went. Once `wanted` is false, those of other pairs stay."""
-
-    async def migrate(self, peer: PeerSettings, action: MigrateFilters, children: Collection[str]) -> Event | None:
-        """Moves existing filters to a pair; the event tells how it went. None: overtaken by another call."""
-
-    async def release(self, peer: PeerSettings, action: ReleaseFilters, current: Pair | None) -> Event | None:
-        """Terminates the IKE_SAs of an address; `current` is the pair that stays. None when some are left."""
-
-    async def resolve(self, peer: PeerSettings, action: ResolveFallbacks) -> Event:
-        """Finds out the addresses at which a peer may be."""
-
-
-class Sockets(Protocol):
-    """The sockets of this host's programs, as the controller uses them."""
-
-    async def usage(self, action: ReadUsage, others: Collection[IPAddress], *, own: bool) -> Event:
-        """Counts the sockets between an address (ours if `own`, else the peer's) and the others."""
-
-    async def end(self, action: EndSockets, others: Collection[IPAddress]) -> None:
-        """Ends the sockets between an address of ours and the others, with a reset."""
-
-    async def transfer(self, peer: PeerSettings, order: TransferOrder) -> Event | None:
-        """Carries out a step of moving sockets; the event tells what came of it."""
-
-
 class HostError(Exception):
     """The kernel could not be made as wanted; the message says what failed and what to do."""
 
 
-class Peer:
-    """A configured peer: its settings, its machine, and what is known of it besides."""
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """Something to be done to the peers between two events."""
 
-    def __init__(self, settings: PeerSettings, config: Config, instance: bytes) -> None:
-        self.settings = settings
-        self.machine = PeerMachine(machine_settings(settings, config, instance), secrets.token_bytes, random.random)
-        self.protected: frozenset[ProtectedTraffic] = ANY_TRAFFIC
-        self.children: dict[str, Mode] = {config.control.child: Mode.TUNNEL}
-        """The CHILD_SAs that every IKE_SA with it must have, and in which mode: all that are or were installed."""
-        self.log = log.bind(peer=settings.name)
-        self.reports = Reports(self.log, self.machine.transfers.tally)
-        self.pending = 0
-        """Messages that wait to be handled."""
-        self.standing: object = None
-        """What was journalled and applied for it last."""
-        self.contradiction = ""
-        """What the kernel lacks of what charon says it has; empty while they agree."""
-
-    @property
-    def history(self) -> Sequence[Handover]:
-        """Finished handovers."""
-        return self.reports.history
-
-    @property
-    def trouble(self) -> Report | None:
-        """The last thing that went wrong with this peer and was not mended since."""
-        return self.reports.trouble
+    work: Callable[[], None]
+    done: asyncio.Future[None]
 
 
 class Controller:
@@ -159,12 +90,16 @@ class Controller:
         self._sockets = sockets
         self._journal = journal
         self._send = send
-        instance = secrets.token_bytes(INSTANCE_SIZE)
-        self.peers = {peer.identity: Peer(peer, config, instance) for peer in config.peers}
+        self.instance = secrets.token_bytes(INSTANCE_SIZE)
+        """Identifies this run."""
+        self.peers = {peer.identity: Peer(peer, config, self.instance) for peer in config.peers}
+        self.counts = Counts()
+        self.turned = 0.0
+        """When the queue was last looked at, on the loop's clock: every VERIFY seconds at least."""
         self.own_addresses: frozenset[IPAddress] = frozenset()
         self._uncounted: frozenset[IPAddress] = frozenset()
         """This host's addresses that the configuration passes over."""
-        self._queue: asyncio.Queue[tuple[Peer, Event]] = asyncio.Queue()
+        self._queue: asyncio.Queue[tuple[Peer, Event] | _Job] = asyncio.Queue()
         self.not_applied = ""
         """Why the kernel is not as it should be; empty when it is."""
         self.not_journalled = ""
@@ -173,14 +108,15 @@ class Controller:
         self._tasks: asyncio.TaskGroup | None = None
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._stored = self._journal.load()
-        now = asyncio.get_running_loop().time()
-        for identity, peer in self.peers.items():
-            if identity in self._stored:
-                try:
-                    peer.machine.restore(self._stored[identity], now)
-                except ValueError as error:
-                    raise journal.damaged(f"{identity}: {error}") from error
+        for peer in self.peers.values():
+            self.restore(peer)
         self._journal.store(self._snapshots())  # what can't be written is to be known before the kernel is touched
+
+    @property
+    def carriers(self) -> int:
+        """Address pairs whose packets the kernel carries, as applied last."""
+        applied = self._applied
+        return sum(not carrier.control_only for carrier in applied.carriers) if applied is not None else 0
 
     # --- from outside -------------------------------------------------------------------------------------------
 
@@ -201,22 +137,57 @@ class Controller:
         if peer.pending >= MAX_PENDING:
             return False
         peer.pending += 1
+        self.counts.message_received(message)
         self.submit(peer, MessageReceived(message))
         return True
 
-    async def quiesced(self) -> bool:
-        """Nothing of any handover is left on this host: the controller may go and take everything with it.
+    async def between_events(self, work: Callable[[], None]) -> None:
+        """Does something to the peers, and what follows from it for journal and kernel. Works while `run` does."""
+        job = _Job(work, asyncio.get_running_loop().create_future())
+        self._queue.put_nowait(job)
+        await job.done
 
-        Sockets that are connected to an address which a peer has released count as well: only guards keep what the
-        kernel sends for them from leaving in clear.
-        """
+    def restore(self, peer: Peer) -> None:
+        """What an earlier run knew of it, or this one before it left. Raises JournalError."""
+        identity = peer.settings.identity
+        if identity in self._stored:
+            try:
+                peer.machine.restore(self._stored[identity], asyncio.get_running_loop().time())
+            except ValueError as error:
+                raise self._journal.damaged(f"{identity}: {error}") from error
+
+    def join(self, peer: Peer) -> None:
+        """A new peer, restored if it has been here before. Between events."""
+        self.peers[peer.settings.identity] = peer
+
+    def leave(self, peer: Peer) -> None:
+        """A peer of which nothing is left to do. Between events."""
+        identity = peer.settings.identity
+        del self.peers[identity]
+        self._stored[identity] = peer.machine.snapshot()  # should it come back, its sequences must go on
+        self.counts.of_gone(peer.machine)
+        if (timer := self._timers.pop(identity, None)) is not None:
+            timer.cancel()
+
+    async def quiesced(self) -> bool:
+        """Nothing of any handover is left on this host: the controller may go and take everything with it."""
         for peer in self.peers.values():
-            if _in_use(peer.machine):
+            if not await self.done_with(peer):
                 return False
-            for address in peer.machine.correspondent.lingering:
-                usage = await self._sockets.usage(ReadUsage(address), (), own=False)
-                if not isinstance(usage, UsageRead) or usage.sockets:
-                    return False
+        return True
+
+    async def done_with(self, peer: Peer) -> bool:
+        """Nothing of any handover is left of this peer.
+
+        Sockets that are connected to an address which it has released count as well: only guards keep what the kernel
+        sends for them from leaving in clear.
+        """
+        if in_use(peer.machine):
+            return False
+        for address in peer.machine.correspondent.lingering:
+            usage = await self._sockets.usage(ReadUsage(address), (), own=False)
+            if not isinstance(usage, UsageRead) or usage.sockets:
+                return False
         return True
 
     async def run(self) -> None:
@@ -227,15 +198,32 @@ class Controller:
             loop = asyncio.get_running_loop()
             due = loop.time() + VERIFY
             while True:
+                self.turned = loop.time()
                 if loop.time() >= due:  # also while one event comes after the other
                     await self._verify()
                     due = loop.time() + VERIFY
                 try:
                     async with asyncio.timeout_at(due):
-                        peer, event = await self._queue.get()
+                        item = await self._queue.get()
                 except TimeoutError:
                     continue
-                await self._process(peer, event)
+                if isinstance(item, _Job):
+                    await self._perform(item)
+                elif item[0] is self.peers.get(item[0].settings.identity):  # it may have gone
+                    await self._process(*item)
+
+    async def _perform(self, job: _Job) -> None:
+        try:
+            job.work()
+            await self._apply_all()
+        except HostError as error:
+            self._not_applied(error, RETRY_APPLY)
+            for peer in tuple(self.peers.values())[:1]:  # any will do
+                asyncio.get_running_loop().call_later(RETRY_APPLY, self.submit, peer, TimerExpired())
+        except Exception as error:  # noqa: BLE001 - it is handed to who has given the job
+            job.done.set_exception(error)
+            return
+        job.done.set_result(None)
 
     async def _verify(self) -> None:
         """Mends what somebody else has changed of ours."""
@@ -246,9 +234,13 @@ class Controller:
                 log.warning(
                     "kernel_mended", detail="something of ours was changed or missing; it is as it should be now"
                 )
+                self.counts.mended += 1
         except HostError as error:
-            self.not_applied = str(error)
-            log.error("host_state_not_applied", error=str(error), retry_in_s=VERIFY)
+            self._not_applied(error, VERIFY)
+
+    def _not_applied(self, error: HostError, retry: float) -> None:
+        self.not_applied = str(error)
+        log.error("host_state_not_applied", error=str(error), retry_in_s=retry)
 
     async def _process(self, peer: Peer, event: Event) -> None:
         loop = asyncio.get_running_loop()
@@ -262,7 +254,7 @@ class Controller:
             if not isinstance(event, FallbacksResolved):
                 return  # the peer will repeat it
             event = FallbacksResolved(())  # asked for again in the next round
-        actions = peer.machine.feed(event, loop.time())
+        actions = peer.feed(event, loop.time())
         try:
             changed = self._stirred(peer, event) and await self._apply_all()
         except HostError as error:
@@ -274,7 +266,7 @@ class Controller:
             actions = [action for action in actions if not isinstance(action, Send)]
         else:
             if changed:
-                actions += peer.machine.feed(StateApplied(), loop.time())
+                actions += peer.feed(StateApplied(), loop.time())
         for action in actions:
             self._carry_out(peer, action)
         if peer.trouble is not None and peer.trouble.fact is Fact.FILTERS_FAILED and _complete(peer.machine):
@@ -337,6 +329,7 @@ class Controller:
     def _carry_out(self, peer: Peer, action: Action) -> None:
         match action:
             case Send(message):
+                self.counts.message_sent(action)
                 peer.log.debug("message_sent", message=type(message).__name__, sequence=message.sequence)
                 self._send(peer.settings.control_address, message)
             case EstablishFilters():
@@ -357,6 +350,7 @@ class Controller:
             case EndSockets(address):
                 self._start(peer, self._sockets.end(action, peer.machine.counterparts(address)))
             case Report():
+                self.counts.reported(action, peer.machine)
                 peer.reports.take(action)
             case _:
                 self._start(peer, self._sockets.transfer(peer.settings, action))
@@ -377,7 +371,8 @@ class Controller:
             self._timers[peer.settings.identity] = loop.call_at(deadline, self.submit, peer, TimerExpired())
 
 
-def _in_use(machine: PeerMachine) -> bool:
+def in_use(machine: PeerMachine) -> bool:
+    """Something of a handover is left."""
     own, peer = machine.own, machine.correspondent.binding
     return bool((own and own.deprecated) or (peer and peer.deprecated) or machine.mobile.handover)
 

@@ -18,6 +18,7 @@ from typing import Self
 import structlog
 
 from swanroam.config import Config, PeerSettings
+from swanroam.daemon.clearing import clear_host
 from swanroam.daemon.controller import HostError
 from swanroam.daemon.definitions import CachedDefinitions
 from swanroam.daemon.fallbacks import Fallbacks
@@ -68,10 +69,12 @@ class LocalHost:
     def __init__(self, config: Config, client: ViciClient, families: Collection[AddressFamily]) -> None:
         self._config = config
         self._families = families
+        self._identities = [peer.identity for peer in config.peers]
         self._definitions = CachedDefinitions(config)
         self._client = client
         self._filters = Renegotiate(client, self._definitions.read)
-        self.sealed = Sealing(config.addresses.guard_new).versions
+        self._sealing = Sealing(config.addresses.guard_new)
+        self.sealed = self._sealing.versions
         self.resolve = Fallbacks(self._definitions.read).resolve
         self._stack = AsyncExitStack()
         self._inherited = True
@@ -92,8 +95,8 @@ class LocalHost:
 
         Raises HostError; then the kernel is as it was before.
         """
-        control = self._config.control
-        settings = carrier_settings(self._config)
+        config, control = self._config, self._config.control
+        settings = carrier_settings(config)
         try:
             self._stack.push_async_callback(self._definitions.close)
             self._xfrm = await self._stack.enter_async_context(XfrmSocket())
@@ -105,9 +108,8 @@ class LocalHost:
             self._inherited = bool(found)  # the guard of the prefix is the first to come and the last to go
             await apply_owned(self._xfrm, _effective(found, prefix_guard(control.prefix)))
             await self._plane.arm(self._families)
-            peers = [peer.control_address for peer in self._config.peers]
-            await self._inner.apply(control.prefix, control.address, peers)
-        except (XfrmError, RouteSocketError) as error:
+            await self.serve(config.peers)
+        except (XfrmError, RouteSocketError, HostError) as error:
             await self._stack.aclose()
             await self.abandon()
             raise HostError(str(error)) from error
@@ -126,6 +128,30 @@ class LocalHost:
                 await clear_host(self._config)
             except HostError as error:
                 log.warning("start_not_undone", error=str(error), remedy="swanroam cleanup")
+
+    async def serve(self, peers: Iterable[PeerSettings]) -> None:
+        """These are the peers from now on: their inner addresses have a route, and they alone. Raises HostError."""
+        control, present = self._config.control, list(peers)
+        try:
+            await self._inner.apply(control.prefix, control.address, [peer.control_address for peer in present])
+        except RouteSocketError as error:
+            raise HostError(str(error)) from error
+        self._identities = [peer.identity for peer in present]
+
+    def reconfigure(self, config: Config) -> None:
+        """Other settings from now on; the peers are told by `serve`."""
+        self._config = config
+        self._sealing.guard_new = config.addresses.guard_new
+        self._definitions.refresh()
+
+    async def dismiss(self, peer: PeerSettings) -> None:
+        """Takes away what is kept for a peer that has gone. Its IKE_SAs are charon's, and protect what still runs."""
+        self._migrating.pop(peer.identity, None)
+        try:
+            await clear_clones(self._xfrm, [peer.identity])
+            await self._filters.unload_unused(peer.connection)
+        except (IkeError, XfrmError) as error:
+            log.warning("peer_not_cleared", peer=peer.name, error=str(error), remedy="swanctl --load-conns")
 
     # --- the kernel -----------------------------------------------------------------------------------------------
 
@@ -244,7 +270,7 @@ class LocalHost:
             return [ike_sa for ike_sa in await list_ike_sas(self._client, noblock=False) if ike_sa.is_usable]
 
         try:
-            return await read_back(self._xfrm, usable, [peer.identity for peer in self._config.peers])
+            return await read_back(self._xfrm, usable, self._identities)
         except XfrmError as error:
             raise HostError(str(error)) from error
 
@@ -344,27 +370,6 @@ class LocalHost:
         finally:
             self._releasing.discard(order)
         return FiltersReleased(action.address)
-
-
-async def clear_host(config: Config) -> list[str]:
-    """Takes everything of ours out of the kernel, whoever left it there; says what it was. Raises HostError."""
-    settings = carrier_settings(config)
-    try:
-        async with XfrmSocket() as xfrm, RouteSocket() as netlink:
-            inner = await InnerPlane(netlink, settings).clear()
-            carriers = await CarrierPlane(netlink, settings).clear()
-            clones = await clear_clones(xfrm, [peer.identity for peer in config.peers])
-            locks = await clear_locks(xfrm)
-            policies = await clear_owned(xfrm)
-    except (XfrmError, RouteSocketError) as error:
-        raise HostError(str(error)) from error
-    return [
-        *inner.removed,
-        *carriers.removed,
-        *sorted(f"SA {association}" for association in clones),
-        *sorted(f"lock of {lock}" for lock in locks),
-        *sorted(f"policy {policy}" for policy in policies),
-    ]
 
 
 async def _require_source(pair: AddressPair) -> None:

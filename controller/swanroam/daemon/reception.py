@@ -7,10 +7,10 @@ of connections takes some hundred messages in a few seconds; what is above that 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from ipaddress import IPv6Address
 
-from swanroam.daemon.controller import Peer
+from swanroam.daemon.peer import Peer
 from swanroam.protocol.bucket import Bucket
 from swanroam.protocol.messages import Message
 
@@ -31,12 +31,20 @@ class Reception:
         look: Callable[[], None],
         receive: Callable[[Peer, Message], bool],
     ) -> None:
-        self._peers = peers
+        self._peers = dict(peers)
         self._owner = owner
         self._look = look
         self._receive = receive
         self._buckets = {address: Bucket(DATAGRAMS_AT_ONCE, DATAGRAMS) for address in peers}
         self._looks = Bucket(1, 1 / LOOK_AGAIN)
+
+    def serve(self, peers: Iterable[Peer]) -> None:
+        """These are the peers from now on."""
+        self._peers = {peer.settings.control_address: peer for peer in peers}
+        buckets = self._buckets
+        self._buckets = {
+            address: buckets.get(address) or Bucket(DATAGRAMS_AT_ONCE, DATAGRAMS) for address in self._peers
+        }
 
     def admit(self, sender: IPv6Address) -> str:
         """Why a datagram from this inner address is dropped; empty when it is not."""

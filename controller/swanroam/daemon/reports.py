@@ -55,7 +55,7 @@ class Reports:
         self.history: deque[Handover] = deque(maxlen=HISTORY)
         self.trouble: Report | None = None
         """The last thing that went wrong with this peer and was not mended since."""
-        self._log = log  # structlog's bound loggers have no common type
+        self.log = log  # structlog's bound loggers have no common type
         self._tally = tally
         self._throttle = Throttle(BURST, INTERVAL)
         self._to_tell: set[_Kind] = set()
@@ -113,4 +113,4 @@ class Reports:
             self._write(fact, {"left_out": left_out} | ({"reason": reason} if reason else {}))
 
     def _write(self, fact: Fact, fields: dict[str, Any]) -> None:
-        (self._log.warning if fact in _WARNINGS else self._log.info)(fact.value, **fields)
+        (self.log.warning if fact in _WARNINGS else self.log.info)(fact.value, **fields)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address
 from socket import AF_INET, AF_INET6, AddressFamily
@@ -46,14 +47,16 @@ class Requirements:
     """The address families in which the kernel can do everything."""
 
 
-def lacking(config: Config) -> str | None:
+def lacking(config: Config, present: Collection[Capability] | None = None) -> str | None:
     """The capabilities that this process lacks, each with what it is for, and the remedy; None when all are there.
+
+    `present`: those that count as there; by default those in force.
 
     Those for moving sockets count unless all peers have `transport: keep`.
     """
     moving = any(peer.transport is TransportMethod.MOVE for peer in config.peers)
     needed = frozenset(Capability) if moving else {Capability.NET_ADMIN}
-    missing = needed - effective()
+    missing = needed - frozenset(effective() if present is None else present)
     if not missing:
         return None
     named = ", ".join(f"{capability} ({purpose})" for capability, purpose in PURPOSES.items() if capability in missing)
@@ -95,12 +98,20 @@ async def _check_kernel(config: Config, result: Requirements) -> None:
         result.unmet += [(Unmet.KERNEL, _text(finding)) for finding in failures]
         return
     result.findings += _guard_of_new_addresses(config)
-    if any(peer.filters is FilterMethod.MIGRATE for peer in config.peers):
-        try:
-            async with XfrmSocket() as xfrm:
-                await probe_migrate(xfrm)
-        except XfrmError as error:
-            result.unmet.append((Unmet.KERNEL, f"{error}; or set filters: renegotiate"))
+    if problem := await migration_problem(config):
+        result.unmet.append((Unmet.KERNEL, problem))
+
+
+async def migration_problem(config: Config) -> str:
+    """Why the kernel can't do method migrate, if a peer needs it; empty when it can."""
+    if all(peer.filters is not FilterMethod.MIGRATE for peer in config.peers):
+        return ""
+    try:
+        async with XfrmSocket() as xfrm:
+            await probe_migrate(xfrm)
+    except XfrmError as error:
+        return f"{error}; or set filters: renegotiate"
+    return ""
 
 
 def _guard_of_new_addresses(config: Config) -> list[Finding]:

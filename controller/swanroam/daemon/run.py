@@ -23,17 +23,22 @@ from swanroam import __version__
 from swanroam.config import Config
 from swanroam.daemon import service_manager
 from swanroam.daemon.addresses import AddressFollower
+from swanroam.daemon.adoption import Adoption
 from swanroam.daemon.api import Api, Handler
 from swanroam.daemon.charon import CharonWatch
 from swanroam.daemon.control_channel import ControlChannel
-from swanroam.daemon.controller import Controller, HostError
+from swanroam.daemon.controller import VERIFY, Controller, HostError
 from swanroam.daemon.host import LocalHost
 from swanroam.daemon.journal import Journal
 from swanroam.daemon.logs import loop_failure
+from swanroam.daemon.membership import Membership
+from swanroam.daemon.readings import Readings
 from swanroam.daemon.reception import Reception
+from swanroam.daemon.reload import Reloading
 from swanroam.daemon.socket_report import SocketReport
 from swanroam.daemon.status import Status
 from swanroam.daemon.transport import LocalSockets
+from swanroam.daemon.watchdog import Watchdog
 from swanroam.ike.vici import ViciClient
 from swanroam.kernel.address_watch import AddressWatchError
 from swanroam.protocol.messages import IPAddress
@@ -60,19 +65,19 @@ def api_path(config: Config) -> Path:
     return config.runtime_directory / "api.sock"
 
 
-async def run(config: Config, families: Collection[AddressFamily]) -> None:
-    """Runs until SIGTERM or SIGINT.
+async def run(config: Config, file: Path, families: Collection[AddressFamily]) -> None:
+    """Runs until SIGTERM or SIGINT, and reads the configuration `file` again at SIGHUP.
 
-    Raises AlreadyRunningError, DirectoryError, JournalError, ControlChannelError and HostError when it can't start;
-    the kernel is then as it was before. Raises HostError and AddressWatchError when something it needs breaks away
-    underneath; what connections need then stays in the kernel.
+    Raises AlreadyRunningError, DirectoryError, JournalError, ControlChannelError, MetricsError and HostError when it
+    can't start; the kernel is then as it was before. Raises HostError and AddressWatchError when something it needs
+    breaks away underneath; what connections need then stays in the kernel.
     """
     asyncio.get_running_loop().set_exception_handler(loop_failure)
     async with AsyncExitStack() as stack:
         stack.enter_context(single_instance(config))
         client = await stack.enter_async_context(ViciClient(config.vici_socket))
         host = LocalHost(config, client, families)
-        daemon = _Daemon(config, client, host)
+        daemon = _Daemon(config, file, client, host)
         await stack.enter_async_context(host)
         try:
             await daemon.open()
@@ -172,7 +177,7 @@ def _only_expected(group: BaseExceptionGroup[BaseException]) -> Exception | None
 class _Daemon:
     """The parts, joined."""
 
-    def __init__(self, config: Config, client: ViciClient, host: LocalHost) -> None:
+    def __init__(self, config: Config, file: Path, client: ViciClient, host: LocalHost) -> None:
         self._config = config
         self._host = host
         self._stop = asyncio.Event()
@@ -193,17 +198,26 @@ class _Daemon:
         self._reception = Reception(by_inner, self._watch.owner, self._watch.look, self._controller.receive)
         host.charon_changed = self._watch.look
         self._follower = AddressFollower(config.addresses, self._controller)
-        status = Status(self._controller, self._watch, self._follower, self._channel, host.carrier_drops)
+        self._reloading = Reloading(file, config, self._controller.counts, self._adopt)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reloading.signal)
+        status = Status(
+            self._controller, self._watch, self._follower, self._channel, host.carrier_drops, self._reloading
+        )
+        readings = Readings(self._controller, self._watch, self._channel, status, host.carrier_drops, self._reloading)
+        self._membership = Membership(self._controller, host, self._peers_changed, self._peer_gone)
+        self._adoption = Adoption(host, self._sockets, self._follower, self._membership, readings.take)
+        self._watchdog = Watchdog(lambda: self._controller.turned, VERIFY)
         sockets = SocketReport(self._controller, self._sockets.candidates)
         handlers: dict[str, Handler] = {
             "status": status.answer,
             "sockets": sockets.answer,
             "move": self._follower.order,
+            "reload": self._reloading.answer,
         }
         self._api = Api(api_path(config), handlers, api_group(config))
 
     async def open(self) -> None:
-        """Raises ControlChannelError, DirectoryError."""
+        """Raises ControlChannelError, DirectoryError, MetricsError."""
         self._channel.open()
         await self._sockets.open()
         try:
@@ -213,8 +227,10 @@ class _Daemon:
             raise DirectoryError(
                 f"cannot make the socket {path}: {error}: set runtime_directory to elsewhere"
             ) from error
+        await self._adoption.open(self._config)
 
     async def close(self) -> None:
+        await self._adoption.close()
         await self._sockets.close()
         await self._api.close()
         self._channel.close()
@@ -223,7 +239,14 @@ class _Daemon:
         """Until a signal says stop. Raises HostError, AddressWatchError."""
         try:
             async with asyncio.TaskGroup() as tasks:
-                parts = (self._controller.run(), self._watch.run(), self._follower.run())
+                parts = (
+                    self._controller.run(),
+                    self._watch.run(),
+                    self._follower.run(),
+                    self._membership.run(),
+                    self._reloading.run(),
+                    self._watchdog.run(),
+                )
                 running = [tasks.create_task(part) for part in parts]
                 log.info("started", version=__version__, identity=self._config.identity, peers=len(self._config.peers))
                 service_manager.tell(service_manager.READY)
@@ -252,4 +275,16 @@ class _Daemon:
         return self._follower.interface_of(address)
 
     def _transfer_expired(self, identity: str, event: TransferExpired) -> None:
-        self._controller.submit(self._controller.peers[identity], event)
+        if (peer := self._controller.peers.get(identity)) is not None:
+            self._controller.submit(peer, event)
+
+    async def _adopt(self, old: Config, new: Config) -> None:
+        await self._adoption.adopt(old, new)
+
+    def _peers_changed(self) -> None:
+        self._reception.serve(self._controller.peers.values())
+        self._watch.look()
+
+    def _peer_gone(self, identity: str) -> None:
+        self._watch.forget(identity)
+        self._follower.forget(identity)

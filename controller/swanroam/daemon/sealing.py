@@ -12,12 +12,12 @@ class Sealing:
     """A host that forwards must not stop packets of others, which the kernel does not tell from its own there."""
 
     def __init__(self, guard_new: GuardNew) -> None:
-        self._guard_new = guard_new
+        self.guard_new = guard_new
         self._found: frozenset[int] = frozenset()
 
     def versions(self) -> frozenset[int]:
         """IP versions in which it is, as things are now."""
-        match self._guard_new:
+        match self.guard_new:
             case GuardNew.ALWAYS:
                 return frozenset({4, 6})
             case GuardNew.NEVER:

@@ -10,8 +10,9 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 from swanroam.daemon.api import RequestError
-from swanroam.daemon.controller import Controller, Peer
+from swanroam.daemon.controller import Controller
 from swanroam.daemon.mover import MoverError
+from swanroam.daemon.peer import Peer
 from swanroam.daemon.transport import Candidate
 from swanroam.kernel.sockets import SocketDiagError, SocketInUse, SocketProtocol, automatic_ports, sockets_on
 from swanroam.protocol.host_state import Pair

@@ -13,7 +13,10 @@ from swanroam import __version__
 from swanroam.daemon.addresses import AddressFollower
 from swanroam.daemon.charon import CharonWatch
 from swanroam.daemon.control_channel import ControlChannel
-from swanroam.daemon.controller import Controller, Peer
+from swanroam.daemon.controller import Controller
+from swanroam.daemon.peer import Peer
+from swanroam.daemon.peer_state import PeerState, peer_state
+from swanroam.daemon.reload import Reloading
 from swanroam.daemon.socket_report import endpoint
 from swanroam.kernel.sockets import SocketInUse, owners, sockets_on
 from swanroam.protocol.binding import Binding
@@ -37,20 +40,42 @@ class Status:
         addresses: AddressFollower,
         channel: ControlChannel,
         carrier_drops: Callable[[], Awaitable[dict[str, int]]],
+        reloading: Reloading,
     ) -> None:
         self._controller = controller
         self._charon = charon
         self._addresses = addresses
         self._channel = channel
         self._carrier_drops = carrier_drops
+        self._reloading = reloading
 
     async def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         """API: the document."""
         now = asyncio.get_running_loop().time()
-        peers = [await self._peer(peer, now) for peer in self._controller.peers.values()]
-        problems = [f"{peer['name']}: {peer['problem']}" for peer in peers if peer["problem"]]
-        if self._charon.trouble:
-            problems.insert(0, self._charon.trouble)
+        configuration = await self._reloading.document()
+        peers = [await self._peer(peer, now) for peer in tuple(self._controller.peers.values())]
+        problems = self.problems() + [f"{peer['name']}: {peer['problem']}" for peer in peers if peer["problem"]]
+        return {
+            "version": VERSION,
+            "swanroam": __version__,
+            "identity": self._controller.config.identity,
+            "configuration": configuration,
+            "addresses": sorted(map(str, self._controller.own_addresses)),
+            "charon_connected": self._charon.connected,
+            "problems": problems,
+            "control_channel": {"dropped": dict(self._channel.dropped), "unsent": dict(self._channel.unsent)},
+            "carrier": {"dropped": await self._carrier_drops()},
+            "peers": peers,
+        }
+
+    def problems(self) -> list[str]:
+        """What an operator should look at, and is not about one peer."""
+        problems = [self._charon.trouble] if self._charon.trouble else []
+        if refused := self._reloading.refused:
+            problems.append(
+                f"the configuration file was refused at the last reload, and what was read before is at work: "
+                f"{'; '.join(refused)}. Mend it, then: swanroam reload"
+            )
         if self._controller.not_journalled:
             problems.insert(
                 0,
@@ -59,17 +84,11 @@ class Status:
             )
         if self._controller.not_applied:
             problems.insert(0, f"not done, and tried again: {self._controller.not_applied}")
-        return {
-            "version": VERSION,
-            "swanroam": __version__,
-            "identity": self._controller.config.identity,
-            "addresses": sorted(map(str, self._controller.own_addresses)),
-            "charon_connected": self._charon.connected,
-            "problems": problems,
-            "control_channel": {"dropped": dict(self._channel.dropped), "unsent": dict(self._channel.unsent)},
-            "carrier": {"dropped": await self._carrier_drops()},
-            "peers": peers,
-        }
+        return problems
+
+    def problem(self, peer: Peer) -> str:
+        """The same of a peer; empty when all is fine."""
+        return _problem(peer, self._controller.config.control.child)
 
     async def _peer(self, peer: Peer, now: float) -> dict[str, Any]:
         machine = peer.machine
@@ -81,9 +100,11 @@ class Status:
             "connection": peer.settings.connection,
             "filters": peer.settings.filters.value,
             "state": f"charon is lost; before: {_state(peer)}" if self._charon.trouble else _state(peer),
-            "problem": _problem(peer, self._controller.config.control.child),
+            "problem": self.problem(peer),
             "contradiction": peer.contradiction,
             "managed": machine.managed,
+            "leaving": peer.leaving,
+            "settings_wait": peer.waiting,
             "pinned": self._addresses.pinned(peer),
             "own": _binding(machine.own),
             "peer": _binding(machine.peer),
@@ -128,24 +149,26 @@ class Status:
 
 
 def _state(peer: Peer) -> str:
-    machine = peer.machine
-    if not machine.associations:
-        return "no IKE_SA with it"
-    if not machine.managed:
-        if not _has_control(machine):
+    mobile, correspondent = peer.machine.mobile, peer.machine.correspondent
+    match peer_state(peer.machine):
+        case PeerState.NO_IKE_SA:
+            return "no IKE_SA with it"
+        case PeerState.NO_CONTROL_CHILD:
             return "not managed: no control CHILD_SA"
-        if not machine.mobile.settings.active:
-            return "not managed: its controller has not registered"
-        return "not managed: its controller has not answered"
-    if machine.mobile.seeker.sought_at:
-        return "lost: we moved, and it is not where it was"
-    if machine.mobile.silent:
-        return "its controller does not answer"
-    if machine.mobile.handover is not None:
-        return f"we are moving ({machine.mobile.handover.result.value})"
-    if machine.correspondent.handover is not None:
-        return f"it is moving ({machine.correspondent.handover.result.value})"
-    return "protected and ready to move"
+        case PeerState.UNMANAGED:
+            return f"not managed: its controller has not {'answered' if mobile.settings.active else 'registered'}"
+        case PeerState.LOST:
+            return "lost: we moved, and it is not where it was"
+        case PeerState.SILENT:
+            return "its controller does not answer"
+        case PeerState.MOVING:
+            assert mobile.handover is not None
+            return f"we are moving ({mobile.handover.result.value})"
+        case PeerState.PEER_MOVING:
+            assert correspondent.handover is not None
+            return f"it is moving ({correspondent.handover.result.value})"
+        case PeerState.READY:
+            return "protected and ready to move"
 
 
 def _problem(peer: Peer, control: str) -> str:

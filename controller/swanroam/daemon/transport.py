@@ -134,12 +134,16 @@ class LocalSockets:
         interface_of: Callable[[IPAddress], int],
         expired: Callable[[str, TransferExpired], None],
     ) -> None:
-        self._settings = settings
-        self._exclusions = Exclusions(settings.exclude_processes, settings.exclude_ports)
+        self.reconfigure(settings)
         self._entries = EntryMaker(interface_of)
         self._expired = expired
         self._mover = Mover(self._ended)
         self._held: dict[tuple[str, int], _Held] = {}
+
+    def reconfigure(self, settings: SocketSettings) -> None:
+        """Other settings, for what is begun from now on."""
+        self._settings = settings
+        self._exclusions = Exclusions(settings.exclude_processes, settings.exclude_ports)
 
     async def open(self) -> None:
         """Gets ready for moving. What goes wrong here is tried again when it is needed."""

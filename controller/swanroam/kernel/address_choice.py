@@ -142,6 +142,10 @@ class AddressChooser:
         self._baseline: IPAddress | None = None
         """What the routing picked when the current address was taken up."""
 
+    def reconfigure(self, prefer: tuple[str, ...], readd_window: float) -> None:
+        """Other settings; see above. What is pinned stays so."""
+        self._prefer, self._readd_window = prefer, readd_window
+
     @property
     def pinned(self) -> IPAddress | None:
         return self._pinned

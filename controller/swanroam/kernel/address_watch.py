@@ -104,6 +104,11 @@ class AddressWatch:
         self._routing = 0
         self._last_emitted = float("-inf")
 
+    def select(self, selection: AddressSelection) -> None:
+        """Other addresses count from now on; the next snapshot comes at once."""
+        self.selection = selection
+        self._note(Change.ALL)
+
     async def __aenter__(self) -> Self:
         """Begin to listen. Raises AddressWatchError."""
         try:

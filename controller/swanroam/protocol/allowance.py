@@ -21,6 +21,11 @@ class Allowance:
         self._counted = 0.0
         self._since: float | None = None
 
+    def reconfigure(self, share: float, now: float) -> None:
+        """Another share, from now on."""
+        self._count(now)
+        self._share = share
+
     def is_used_up(self, now: float) -> bool:
         """Nothing more is to be stopped for the peer now."""
         self._count(now)

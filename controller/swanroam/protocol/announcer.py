@@ -76,6 +76,16 @@ class Announcer:
         """And our current address is proven to it."""
         return self.acknowledged and self._proven
 
+    @property
+    def transmissions(self) -> int:
+        """How often what is outstanding was sent."""
+        return self._exchange.transmissions
+
+    def reconfigure(self, settings: MobileSettings) -> None:
+        """Other settings. What is outstanding goes on, with the new pauses."""
+        self.settings = settings
+        self._exchange.reconfigure(settings.first_retransmit, settings.ceiling)
+
     def restore(self, snapshot: Snapshot) -> None:
         """Takes over what an earlier run knew."""
         self.sequence = snapshot.sequence

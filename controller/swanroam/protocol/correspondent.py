@@ -98,6 +98,11 @@ class Correspondent:
         self._seen: frozenset[IPAddress] = frozenset()
         """Its addresses in charon."""
 
+    def reconfigure(self, policy: Policy, *, grace: float) -> None:
+        """What the peer may from now on. What was granted before stays."""
+        self.policy = policy
+        self._grace_ms = round(grace * 1000)
+
     @property
     def lingering(self) -> tuple[IPAddress, ...]:
         """Released addresses that stay guarded."""

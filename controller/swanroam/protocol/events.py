@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from swanroam.protocol.handover import Handover
 from swanroam.protocol.host_state import Pair
@@ -113,6 +113,8 @@ class Send:
     """Send a message to the peer over the control channel."""
 
     message: Message
+    attempt: int = field(default=1, compare=False)
+    """Above 1: the same was sent before, and no answer has come."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,6 +76,10 @@ class Follower:
         """To be answered once there are no `_datagrams` left: pairs whose UDP sockets are being moved."""
         self._datagrams: set[Pair] = set()
 
+    def reconfigure(self, stopped_share: float, now: float) -> None:
+        """Another share of the time, from now on."""
+        self._allowance.reconfigure(stopped_share, now)
+
     @property
     def busy(self) -> bool:
         """Sockets are being moved: they cannot be counted now."""

@@ -112,6 +112,10 @@ class Leader:
         """The sequence of the request that was sent last."""
         self._ready = False
 
+    def reconfigure(self, first: float, ceiling: float) -> None:
+        """Other pauses between retransmissions."""
+        self._exchange.reconfigure(first, ceiling)
+
     @property
     def busy(self) -> bool:
         """Sockets are being looked for or moved, here or by the follower: no address can be let go now."""
@@ -170,7 +174,7 @@ class Leader:
             self._exchange.sent(now)
             request = self._request(sequence, handover)
             self._asked = request.sequence
-            actions.append(Send(request))
+            actions.append(Send(request, self._exchange.transmissions))
         return actions
 
     def deadlines(self) -> list[float]:

@@ -84,7 +84,7 @@ class Leader:
             return []
         self.exchange.sent(now)
         stage = Stage.MOVE if self._phase is _Phase.ASKING else Stage.FINISH
-        return [Send(FiltersRequest(sequence, handover, stage))]
+        return [Send(FiltersRequest(sequence, handover, stage), self.exchange.transmissions)]
 
     def replied(self, message: FiltersReply) -> tuple[list[Action], str]:
         """Actions, and why it failed (empty if not)."""

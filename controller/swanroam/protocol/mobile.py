@@ -106,6 +106,15 @@ class Mobile:
         """Own addresses whose filters are this controller's to make: the administrator has none there."""
         return self._filters.ours
 
+    def reconfigure(self, settings: MobileSettings) -> None:
+        """Other settings. Not to be called with another `active` or `method` while a move of ours is unfinished."""
+        resigns = self.settings.active and not settings.active
+        self.settings = settings
+        self.announcer.reconfigure(settings)
+        self._releases.reconfigure(settings.end_after)
+        if resigns:
+            self.forget()
+
     def restore(self, snapshot: Snapshot, now: float) -> None:
         """Takes over what an earlier run knew."""
         binding = self.binding = snapshot.own
@@ -333,7 +342,7 @@ class Mobile:
             if not self.announcer.acknowledged and (back := self._way_back()) is not None:
                 actions += self._go_back(back, Result.UNANSWERED, reason, now)
         handover = self.handover.id if self.handover is not None else bytes(HANDOVER_SIZE)
-        return [*actions, Send(self.announcer.transmit(handover, now))]
+        return [*actions, Send(self.announcer.transmit(handover, now), self.announcer.transmissions)]
 
     def _refused(self, message: Acknowledgment, now: float) -> list[Action]:
         assert self.binding is not None

@@ -53,6 +53,13 @@ class Releases:
         self._entries: dict[IPAddress, _Entry] = {}
         self._terminating: dict[IPAddress, float] = {}
 
+    def reconfigure(self, end_after: float | None) -> None:
+        """Another limit, also for what waits already: then from now on."""
+        if end_after != self._end_after:
+            self._end_after = end_after
+            for entry in self._entries.values():
+                entry.ends = None
+
     @property
     def counting(self) -> bool:
         """Sockets are being counted: they must not be taken apart meanwhile."""

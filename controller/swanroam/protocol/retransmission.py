@@ -21,11 +21,18 @@ class Retransmission:
     due: float | None = field(default=None, init=False)
     """When to send next."""
     attempts: int = field(default=0, init=False)
+    """By which the delay grows."""
+    transmissions: int = field(default=0, init=False)
+    """Since the exchange began."""
+
+    def reconfigure(self, first: float, ceiling: float) -> None:
+        """Other delays, from the next transmission on."""
+        self.first, self.ceiling = first, ceiling
 
     def begin(self, now: float) -> None:
         """A new exchange: the first transmission is due at once."""
         self.began = self.due = now
-        self.attempts = 0
+        self.attempts = self.transmissions = 0
 
     def hasten(self, now: float) -> None:
         """The path has changed: an exchange that is outstanding starts its backoff anew."""
@@ -46,4 +53,5 @@ class Retransmission:
         """A transmission went out; the next is due after first x 2^n, up to the ceiling, and up to a quarter more."""
         delay = min(self.first * 2 ** min(self.attempts, 16), self.ceiling)
         self.attempts += 1
+        self.transmissions += 1
         self.due = now + delay * (1 + self.jitter() / 4)

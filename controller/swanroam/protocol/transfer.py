@@ -246,6 +246,10 @@ class Tally:
     """What has become of the sockets that were on old pairs of a peer."""
 
     moved: int = 0
+    """To the current pair."""
+    moved_ever: int = 0
+    lost_ever: int = 0
+    """Connections that ended because a socket could not be put together again."""
     kept: dict[tuple[Pair, Key], Kept] = field(default_factory=dict)
     """By the pair that they are on."""
     movable: set[Key] = field(default_factory=set)
@@ -254,12 +258,16 @@ class Tally:
     def keep(self, old: Pair, kept: Iterable[Kept]) -> None:
         """These stay on a pair, for the time being. What is not there is not worth remembering."""
         for entry in kept:
+            known = self.kept.get((old, entry.key))
+            if entry.obstacle is Obstacle.LOST and (known is None or known.obstacle is not Obstacle.LOST):
+                self.lost_ever += 1
             if entry.obstacle is not Obstacle.NOT_FOUND and len(self.kept) < MOST_KEPT:
                 self.kept[old, entry.key] = entry
 
     def move(self, old: Pair, keys: Collection[Key]) -> None:
         """These have moved."""
         self.moved += len(keys)
+        self.moved_ever += len(keys)
         if len(self.movable) > MOST_KEPT:
             self.movable.clear()
         self.movable.update(keys)

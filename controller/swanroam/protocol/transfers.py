@@ -12,6 +12,7 @@ from swanroam.protocol.leader import Leader
 from swanroam.protocol.led_pairs import all_pairs, led_pairs
 from swanroam.protocol.messages import TransferReply, TransferRequest, TransferStage
 from swanroam.protocol.retransmission import Retransmission
+from swanroam.protocol.settings import PeerSettings
 from swanroam.protocol.transfer import (
     DatagramSocketsMoved,
     SocketsFound,
@@ -48,6 +49,12 @@ class Transfers:
         self._settled = 0.0
         self._moved = False
         """Sockets were being moved when it was last looked."""
+
+    def reconfigure(self, settings: PeerSettings, now: float) -> None:
+        """Other settings. Not to be called with another `transport` while `busy`."""
+        self.willing = settings.transport
+        self._leader.reconfigure(settings.mobile.first_retransmit, settings.mobile.ceiling)
+        self._follower.reconfigure(settings.stopped_share, now)
 
     @property
     def busy(self) -> bool:

@@ -271,8 +271,8 @@ REQUIREMENTS = (
                 (
                     Edit(
                         "daemon.controller:Controller._process",
-                        "actions = peer.machine.feed(event, loop.time())",
-                        "actions = peer.machine.feed(event, __import__('time').time())",
+                        "actions = peer.feed(event, loop.time())",
+                        "actions = peer.feed(event, __import__('time').time())",
                     ),
                 ),
                 at(CONTROLLER, "test_setting_the_clock_changes_no_deadline"),
