@@ -10,8 +10,8 @@ from typing import Any
 
 from swanroam.cli.client import ClientError, ask
 from swanroam.cli.exits import Exit
-from swanroam.cli.status import seconds
 from swanroam.config import load_config
+from swanroam.history.words import seconds
 
 POLL = 0.1
 """Seconds between two looks at how far the move is."""

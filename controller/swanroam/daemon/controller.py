@@ -18,6 +18,7 @@ import structlog
 from swanroam.config import Config, PeerSettings
 from swanroam.daemon.journal import Journal, JournalError
 from swanroam.daemon.machine_settings import machine_settings
+from swanroam.daemon.recorder import Recorder, Write
 from swanroam.daemon.reports import Reports
 from swanroam.daemon.surroundings import asked_about, surroundings
 from swanroam.daemon.translation import (
@@ -114,14 +115,16 @@ class HostError(Exception):
 class Peer:
     """A configured peer: its settings, its machine, and what is known of it besides."""
 
-    def __init__(self, settings: PeerSettings, config: Config, instance: bytes) -> None:
+    def __init__(self, settings: PeerSettings, config: Config, instance: bytes, write: Write) -> None:
         self.settings = settings
         self.machine = PeerMachine(machine_settings(settings, config, instance), secrets.token_bytes, random.random)
         self.protected: frozenset[ProtectedTraffic] = ANY_TRAFFIC
         self.children: dict[str, Mode] = {config.control.child: Mode.TUNNEL}
         """The CHILD_SAs that every IKE_SA with it must have, and in which mode: all that are or were installed."""
         self.log = log.bind(peer=settings.name)
-        self.reports = Reports(self.log, self.machine.transfers.tally)
+        tally = self.machine.transfers.tally
+        self.recorder = Recorder(settings.name, settings.identity, tally, write)
+        self.reports = Reports(self.log, tally, self.recorder)
         self.pending = 0
         """Messages that wait to be handled."""
         self.standing: object = None
@@ -153,14 +156,16 @@ class Controller:
         sockets: Sockets,
         journal: Journal,
         send: Callable[[IPv6Address, Message], None],
+        write: Write,
     ) -> None:
+        """`send` a message to a peer's inner address; `write` into the history."""
         self.config = config
         self._host = host
         self._sockets = sockets
         self._journal = journal
         self._send = send
         instance = secrets.token_bytes(INSTANCE_SIZE)
-        self.peers = {peer.identity: Peer(peer, config, instance) for peer in config.peers}
+        self.peers = {peer.identity: Peer(peer, config, instance, write) for peer in config.peers}
         self.own_addresses: frozenset[IPAddress] = frozenset()
         self._uncounted: frozenset[IPAddress] = frozenset()
         """This host's addresses that the configuration passes over."""
@@ -262,6 +267,7 @@ class Controller:
             if not isinstance(event, FallbacksResolved):
                 return  # the peer will repeat it
             event = FallbacksResolved(())  # asked for again in the next round
+        peer.recorder.answered(event)
         actions = peer.machine.feed(event, loop.time())
         try:
             changed = self._stirred(peer, event) and await self._apply_all()
@@ -359,6 +365,7 @@ class Controller:
             case Report():
                 peer.reports.take(action)
             case _:
+                peer.recorder.ordered(action)
                 self._start(peer, self._sockets.transfer(peer.settings, action))
 
     def _start(self, peer: Peer, work: Awaitable[Event | None]) -> None:

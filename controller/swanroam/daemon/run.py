@@ -12,10 +12,11 @@ import fcntl
 import grp
 import os
 import signal
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from socket import AddressFamily
+from typing import Any
 
 import structlog
 
@@ -34,6 +35,8 @@ from swanroam.daemon.reception import Reception
 from swanroam.daemon.socket_report import SocketReport
 from swanroam.daemon.status import Status
 from swanroam.daemon.transport import LocalSockets
+from swanroam.history.handovers import DAEMON_STARTED, DAEMON_STOPPED
+from swanroam.history.store import HistoryFile
 from swanroam.ike.vici import ViciClient
 from swanroam.kernel.address_watch import AddressWatchError
 from swanroam.protocol.messages import IPAddress
@@ -53,6 +56,11 @@ class DirectoryError(Exception):
 def journal_path(config: Config) -> Path:
     """Where the journal is."""
     return config.state_directory / "journal.json"
+
+
+def history_path(config: Config) -> Path:
+    """Where the history is."""
+    return config.state_directory / "history.jsonl"
 
 
 def api_path(config: Config) -> Path:
@@ -187,13 +195,16 @@ class _Daemon:
             deliver=lambda sender, message: self._reception.deliver(sender, message),
         )
         self._sockets = LocalSockets(config.sockets, self._interface_of, self._transfer_expired)
-        self._controller = Controller(config, host, self._sockets, Journal(journal_path(config)), self._channel.send)
+        self._history = HistoryFile(history_path(config))
+        self._controller = Controller(
+            config, host, self._sockets, Journal(journal_path(config)), self._channel.send, self._record
+        )
         self._watch = CharonWatch(client, self._controller, host.read_back)
         by_inner = {peer.settings.control_address: peer for peer in self._controller.peers.values()}
         self._reception = Reception(by_inner, self._watch.owner, self._watch.look, self._controller.receive)
         host.charon_changed = self._watch.look
         self._follower = AddressFollower(config.addresses, self._controller)
-        status = Status(self._controller, self._watch, self._follower, self._channel, host.carrier_drops)
+        status = Status(self._controller, self._watch, self._follower, self._channel, host.carrier_drops, self._history)
         sockets = SocketReport(self._controller, self._sockets.candidates)
         handlers: dict[str, Handler] = {
             "status": status.answer,
@@ -225,6 +236,7 @@ class _Daemon:
             async with asyncio.TaskGroup() as tasks:
                 parts = (self._controller.run(), self._watch.run(), self._follower.run())
                 running = [tasks.create_task(part) for part in parts]
+                self._record(DAEMON_STARTED, {"detail": f"swanroam {__version__}"}, self._now())
                 log.info("started", version=__version__, identity=self._config.identity, peers=len(self._config.peers))
                 service_manager.tell(service_manager.READY)
                 await self._stop.wait()
@@ -238,7 +250,10 @@ class _Daemon:
 
     async def leave(self) -> None:
         """What stays behind, and what does not."""
-        if await self._controller.quiesced():
+        quiesced = await self._controller.quiesced()
+        what_stays = "" if quiesced else "what connections need stays in the kernel"
+        self._record(DAEMON_STOPPED, {"detail": what_stays}, self._now())
+        if quiesced:
             await self._host.clear()
             log.info("stopped", kernel="nothing of ours is left")
         else:
@@ -247,6 +262,17 @@ class _Daemon:
                 kernel="carrier, guards and old addresses stay: connections need them. "
                 "`swanroam run` takes them over, `swanroam cleanup` ends them",
             )
+
+    def _record(self, kind: str, fields: Mapping[str, Any], monotonic: float, age: float = 0.0) -> None:
+        """Into the history; what can't be written is said once."""
+        before = self._history.trouble
+        self._history.write(kind, fields, monotonic, age)
+        if self._history.trouble and not before:
+            log.warning("history_not_written", error=self._history.trouble)
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()
 
     def _interface_of(self, address: IPAddress) -> int:
         return self._follower.interface_of(address)
