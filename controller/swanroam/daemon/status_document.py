@@ -5,13 +5,13 @@ In an annotation a text says what a key means, and an enumeration which words it
 
 from __future__ import annotations
 
-from typing import Annotated, TypedDict
+from typing import Annotated, Final, Literal, TypedDict
 
 from swanroam.config import FilterMethod, TransportMethod
 from swanroam.protocol.authorisation import Ground
 from swanroam.protocol.handover import Cause, Result, Step
 
-VERSION = 1
+VERSION: Final = 1
 """Grows when a key changes its meaning or goes. New keys, and new words for results and reasons, may come any time."""
 
 
@@ -130,7 +130,7 @@ class CarrierDocument(TypedDict):
 class StatusDocument(TypedDict):
     """What `swanroam status --json` prints."""
 
-    version: Annotated[int, "of this document; grows when a key changes its meaning or goes"]
+    version: Annotated[Literal[1], "of this document; grows when a key changes its meaning or goes"]
     swanroam: Annotated[str, "the daemon's version"]
     identity: Annotated[str, "this host's IKE identity"]
     uptime: Annotated[float, "seconds since the daemon started"]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any, Final, Literal, TypedDict
 
 from swanroam.history.clock import iso
 from swanroam.history.handovers import PastHandover
 from swanroam.history.store import Entry
 
-VERSION = 1
+VERSION: Final = 1
 """Grows when a key changes its meaning or goes. New keys, and new words for results and causes, may come any time."""
 
 
@@ -73,7 +73,7 @@ class EventDocument(TypedDict):
 class HistoryDocument(TypedDict):
     """What `swanroam history --json` prints."""
 
-    version: Annotated[int, "of this document; grows when a key changes its meaning or goes"]
+    version: Annotated[Literal[1], "of this document; grows when a key changes its meaning or goes"]
     unreadable: Annotated[int, "lines of the file that make no sense: torn by a crash, damaged, of another version"]
     handovers: Annotated[list[PastHandoverDocument], "in the order in which they began"]
     events: Annotated[list[EventDocument], "the rest, in order"]
@@ -110,7 +110,7 @@ def sockets_of(handover: PastHandover) -> SocketsDocument | None:
     reasons = [one for one in _list(stayed, "kept") if isinstance(one, dict)]
     return {
         "moved": int(accounts[-1].number("moved")),
-        "stopped": accounts[-1].number("stopped"),
+        "stopped": float(accounts[-1].number("stopped")),
         "kept": [{"reason": str(one.get("reason")), "count": _whole(one.get("count"))} for one in reasons],
         "kept_count": int(stayed.number("kept_count")),
         "kept_sockets": [str(one) for one in _list(stayed, "kept_sockets")],
@@ -122,8 +122,13 @@ def _list(entry: Entry, name: str) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
+def _rounded(value: float | None) -> float | None:
+    """To the microsecond."""
+    return None if value is None else round(value, 6)
+
+
 def _whole(value: object) -> int:
-    return value if isinstance(value, int) else 0
+    return int(value) if isinstance(value, int) else 0
 
 
 def _handover(handover: PastHandover) -> PastHandoverDocument:
@@ -137,10 +142,10 @@ def _handover(handover: PastHandover) -> PastHandoverDocument:
         "began": iso(handover.start.at),
         "cause": handover.cause,
         "flapping": handover.flapping,
-        "without_address": handover.without_address,
+        "without_address": _rounded(handover.without_address),
         "result": handover.result,
         "detail": handover.detail,
-        "duration": handover.duration,
+        "duration": _rounded(handover.duration),
         "steps": handover.steps,
         "sockets": sockets_of(handover),
         "refusals": handover.refusals,
@@ -148,7 +153,7 @@ def _handover(handover: PastHandover) -> PastHandoverDocument:
         "timeline": [
             {
                 "at": iso(moment.entry.at),
-                "offset": moment.offset,
+                "offset": _rounded(moment.offset),
                 "what": moment.what,
                 "detail": entry_detail(moment.entry),
             }

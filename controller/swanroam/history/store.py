@@ -61,7 +61,7 @@ class Entry:
     def number(self, name: str) -> float:
         """A field that is a number; 0 if there is none."""
         value = self.fields.get(name, 0)
-        return value if isinstance(value, int | float) else 0
+        return value if isinstance(value, int | float) and abs(value) < 1e11 else 0
 
     def text(self, name: str) -> str:
         """A field that is a text; empty if there is none."""

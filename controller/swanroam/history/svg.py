@@ -119,7 +119,7 @@ def _account(handover: PastHandover) -> list[str]:
         return []
     stopped = f"; programs were stopped for {seconds(account['stopped'])} at most" if account["stopped"] else ""
     lines = [f"Sockets: {account['moved']} moved, {account['kept_count']} stayed{stopped}."]
-    return lines + [f"Stayed: {kept['count']}, as {kept['reason']}" for kept in account["kept"]]
+    return lines + [f"Stayed: {kept['count']}: {kept['reason']}" for kept in account["kept"]]
 
 
 def _timeline(page: _Page, handover: PastHandover) -> None:

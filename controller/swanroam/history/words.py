@@ -67,7 +67,7 @@ def seconds(value: float) -> str:
     if value < 120:
         return f"{value:.1f} s"
     minutes, rest = divmod(round(value), 60)
-    return f"{minutes} min {rest} s" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes}m {rest}s" if minutes < 120 else f"{minutes // 60}h {minutes % 60}m"
 
 
 def result(handover: PastHandover) -> str:
