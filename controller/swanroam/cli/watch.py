@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
-from swanroam.cli.screen import COLUMNS
+from swanroam.cli.screen import COLUMNS, counted
 from swanroam.history.clock import day_and_time, stamp
 
 _ENTER, _LEAVE = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
@@ -58,9 +58,8 @@ def _picture(text: str, interval: float) -> str:
     lines = text.splitlines()
     for number, line in enumerate(lines):
         height = max(1, -(-visible_length(line) // size.columns))
-        last = number == len(lines) - 1
-        if height > room - (0 if last else 1):
-            foot = f"{len(lines) - number} more lines; enlarge the window. {foot}"
+        if height > room:
+            foot = f"{counted(len(lines) - number, 'more line')}; enlarge the window. {foot}"
             break
         shown.append(line)
         room -= height
