@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -151,11 +152,12 @@ def test_the_two_sides_and_several_peers_are_kept_apart() -> None:
     ]
 
 
-def test_a_daemon_that_was_killed_in_the_middle_leaves_a_handover_cut_short() -> None:
+@pytest.mark.parametrize("how", ["daemon_started", "daemon_stopped"])
+def test_a_daemon_that_ends_in_the_middle_leaves_a_handover_cut_short(how: str) -> None:
     story = Story()
     story.starts(0, "aa", "192.0.2.1", "192.0.2.2")
     assert story.results == ["running"]
-    story.says(5, "daemon_started")
+    story.says(5, how)
     assert story.results == ["cut_short"]
 
 
@@ -279,6 +281,15 @@ def test_the_list_answers_what_happened_at_03_12() -> None:
     assert "bb02: refused by the peer, 200 ms" in words
     assert "the peer did not answer in time; programs ran on; 7 more like this before it" in words
     assert "Friday 2026-11-27 04:12:07 the daemon stopped" in words
+
+
+def test_moves_that_were_not_written_down_are_counted() -> None:
+    story = Story()
+    story.starts(0, "aa", "192.0.2.1", "192.0.2.2")
+    story.entries[0] = replace(story.entries[0], fields={**story.entries[0].fields, "left_out": 12})
+
+    for text in (text_of(story), render_one(story.handovers[0])):
+        assert "12 moves before it were not written down: too many" in " ".join(text.split())
 
 
 def test_an_empty_history_says_where_it_would_be() -> None:

@@ -10,7 +10,7 @@ from swanroam.history.clock import day, day_and_time, to_the_millisecond, zone
 from swanroam.history.document import entry_detail, sockets_of
 from swanroam.history.handovers import Moment, PastHandover, Told, began
 from swanroam.history.store import Entry
-from swanroam.history.words import cause, event, moment_words, moved, result, seconds, silence
+from swanroam.history.words import cause, event, left_out, moment_words, moved, result, seconds, silence
 
 _COLOURS = {
     "done": Colour.GOOD,
@@ -52,6 +52,8 @@ def render_one(handover: PastHandover, paint: Paint = PLAIN) -> str:
     lines += labelled("we moved" if handover.ours else "it moved", f"{handover.old} -> {handover.new}")
     lines += labelled("began", f"{day_and_time(start.at)} ({zone(start.at)})")
     lines += labelled("cause", cause(handover))
+    if handover.left_out:
+        lines += labelled("left out", left_out(handover))
     lines += labelled("silence", silence(handover))
     lines += _sockets(handover)
     for refusal in handover.refusals:
@@ -74,6 +76,8 @@ def _summary(handover: PastHandover, paint: Paint) -> list[str]:
     facts = [handover.detail] if handover.detail else []
     if handover.ours or handover.flapping:
         facts.append(cause(handover))
+    if handover.left_out:
+        facts.append(left_out(handover))
     account = sockets_of(handover)
     if account is not None:
         facts.append(f"{counted(account['moved'], 'socket')} moved, {account['kept_count']} stayed")

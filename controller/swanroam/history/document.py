@@ -51,6 +51,7 @@ class PastHandoverDocument(TypedDict):
     cause: Annotated[str, "planned, preferred, deprecated, gone, link_down, peer, unknown"]
     flapping: Annotated[str, "in words, why it was flapping; empty if it was not"]
     without_address: Annotated[float | None, "seconds without any address before it began; null: none, or not known"]
+    left_out: Annotated[int, "handovers with this peer right before that were not written down: too many"]
     result: Annotated[str, "done, overtaken, refused, unanswered, unproven, running, carrying, cut_short, forgotten"]
     detail: Annotated[str, "why; empty if there is nothing to say"]
     duration: Annotated[float | None, "seconds from start to end; null: no end, or not known"]
@@ -143,6 +144,7 @@ def _handover(handover: PastHandover) -> PastHandoverDocument:
         "cause": handover.cause,
         "flapping": handover.flapping,
         "without_address": _rounded(handover.without_address),
+        "left_out": handover.left_out,
         "result": handover.result,
         "detail": handover.detail,
         "duration": _rounded(handover.duration),

@@ -99,6 +99,11 @@ class PastHandover:
         return self.offset(self.end) if self.end is not None else None
 
     @property
+    def left_out(self) -> int:
+        """Handovers with the peer before this one that were not written down: there were too many."""
+        return int(self.start.number("left_out"))
+
+    @property
     def moments(self) -> list[Moment]:
         """The timeline, in order of time. (What is written in the same moment may come in another order.)"""
         moments = [Moment(entry, self.offset(entry)) for entry in self.entries]
@@ -185,7 +190,7 @@ class _Teller:
             self.others.append(entry)
         if entry.kind == ADDRESS_LOST:
             self._lost[entry.peer] = entry
-        elif entry.kind == DAEMON_STARTED:
+        elif entry.kind in (DAEMON_STARTED, DAEMON_STOPPED):
             for peer in self._open:
                 self._interrupt(peer, CUT_SHORT)
         elif entry.kind == FORGOTTEN:

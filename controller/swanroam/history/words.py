@@ -33,7 +33,7 @@ RESULTS = {
     "unproven": "the new address was not proven",
     "running": "no end yet",
     "carrying": "done, but sockets stay on the old address",
-    "cut_short": "cut short: the daemon was restarted",
+    "cut_short": "cut short: the daemon ended before it did",
     "forgotten": "the peer was forgotten",
 }
 EVENTS = {
@@ -80,6 +80,11 @@ def cause(handover: PastHandover) -> str:
     """Why the address changed."""
     flapping = f"; {handover.flapping}" if handover.flapping else ""
     return f"{CAUSES.get(handover.cause, handover.cause)}{flapping}"
+
+
+def left_out(handover: PastHandover) -> str:
+    """That the history has not all of it; empty if it has."""
+    return f"{handover.left_out} moves before it were not written down: too many" if handover.left_out else ""
 
 
 def moved(handover: PastHandover) -> str:
