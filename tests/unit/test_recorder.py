@@ -22,7 +22,10 @@ from swanroam.protocol.messages import Obstacle, Transport, Verdict
 from swanroam.protocol.transfer import (
     Kept,
     Key,
+    MoveSockets,
     SocketsLetGo,
+    SocketsMoved,
+    SocketsStopped,
     StopSockets,
     Tally,
     TransferExpired,
@@ -203,12 +206,48 @@ def test_attempts_that_were_given_up_are_told_with_the_reason(tmp_path: Path) ->
         desk.begin()
         desk.recorder.ordered(StopSockets(1, Pair(A, P), Pair(B, P), ()))
         desk.recorder.answered(TransferExpired(1))
+        desk.recorder.answered(TransferExpired(1))  # nobody was stopped any more
         desk.recorder.answered(TransferFailed(2, "the mover has died"))
 
         assert told(desk.path)[0]["given_up"] == [
             "the peer did not answer in time; programs ran on",
             "the mover has died",
         ]
+
+    at_the_desk(tmp_path, story)
+
+
+def test_an_attempt_that_found_nobody_to_stop_is_not_given_up_when_its_time_is_over(tmp_path: Path) -> None:
+    async def story(desk: Desk) -> None:
+        handover = desk.begin()
+        desk.recorder.ordered(StopSockets(1, Pair(A, P), Pair(B, P), ()))
+        desk.recorder.ordered(MoveSockets(2, Pair(A, P), Pair(B, P), ()))
+        desk.recorder.answered(SocketsStopped(1, (), ()))
+        desk.recorder.answered(SocketsMoved(2, (), ()))
+        await asyncio.sleep(5)
+        desk.recorder.answered(TransferExpired(1))
+        desk.recorder.answered(TransferExpired(2))
+        desk.reach(handover, Step.TRANSPORT)
+
+        (told_of,) = told(desk.path)
+        assert told_of["given_up"] == []
+        assert told_of["sockets"] is not None
+        assert told_of["sockets"]["stopped"] == 0
+
+    at_the_desk(tmp_path, story)
+
+
+def test_an_address_that_comes_back_ends_the_time_without_one(tmp_path: Path) -> None:
+    async def story(desk: Desk) -> None:
+        desk.recorder.address_lost(A, Cause.LINK_DOWN, None)
+        desk.recorder.address_lost(A, Cause.GONE, 0.0)  # first its link, then the address itself
+        desk.recorder.address_kept(A)
+        desk.recorder.address_kept(A)
+        await asyncio.sleep(60)
+        desk.begin(cause=Cause.PLANNED)
+
+        assert kinds(desk.path) == ["address_lost", "address_back", "handover_started"]
+        assert told(desk.path)[0]["without_address"] is None
 
     at_the_desk(tmp_path, story)
 

@@ -407,6 +407,14 @@ def test_this_host_and_the_number_of_connections_are_told() -> None:
     assert "began 12 seconds ago, the old address was lost" in text
 
 
+def test_a_number_and_its_unit_stay_together() -> None:
+    long = copy.deepcopy(DOCUMENT)
+    for length in range(30):
+        long["peers"][0]["handover"]["seconds"] = {"x" * (40 + length): 1.0, "filters": 1.1}
+        assert "filters 1.1 s\n" in render(long)
+    assert "\N{NO-BREAK SPACE}" not in render(long)
+
+
 def test_the_last_move_is_told_with_its_age_while_nothing_moves() -> None:
     at_rest = copy.deepcopy(DOCUMENT)
     at_rest["peers"][0] |= {"handover": None, "history": [HANDOVER | {"result": "done", "detail": "", "age": 180.0}]}

@@ -10,6 +10,7 @@ from typing import TextIO
 
 COLUMNS = 80
 """How wide commands write."""
+_TIE = "\N{NO-BREAK SPACE}"
 LABEL = 12
 """Columns of the label before a line's text."""
 
@@ -52,7 +53,7 @@ def wrapped(text: str, indent: str) -> list[str]:
 
     What is no printable character is shown as a question mark: a peer's words must not command a terminal.
     """
-    return textwrap.wrap(
+    lines = textwrap.wrap(
         printable(text),
         COLUMNS,
         subsequent_indent=indent,
@@ -61,6 +62,12 @@ def wrapped(text: str, indent: str) -> list[str]:
         drop_whitespace=True,
         replace_whitespace=False,
     )
+    return [line.replace(_TIE, " ") for line in lines]
+
+
+def together(text: str) -> str:
+    """Words that stay on one line, as a number and its unit."""
+    return text.replace(" ", _TIE)
 
 
 def labelled(label: str, text: str) -> list[str]:
@@ -70,7 +77,7 @@ def labelled(label: str, text: str) -> list[str]:
 
 def printable(text: str) -> str:
     """Without control characters."""
-    return "".join(char if char.isprintable() else " " if char.isspace() else "?" for char in text)
+    return "".join(char if char.isprintable() or char == _TIE else " " if char.isspace() else "?" for char in text)
 
 
 def ago(value: float) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from swanroam.cli.client import ClientError, ask
 from swanroam.cli.exits import Exit
-from swanroam.cli.screen import PLAIN, Colour, Paint, ago, counted, labelled, wrapped
+from swanroam.cli.screen import PLAIN, Colour, Paint, ago, counted, labelled, together, wrapped
 from swanroam.cli.watch import watch
 from swanroam.config import load_config
 from swanroam.history.words import CAUSES, seconds
@@ -55,7 +55,8 @@ def render(document: dict[str, Any], paint: Paint = PLAIN) -> str:
     for problem in document["problems"]:
         lines += paint.lines(wrapped(f"  ! {problem}", "    "), Colour.BAD)
     addresses = ", ".join(document["addresses"]) or "no address"
-    this = f"{document['identity']} at {addresses}; swanroam {document['swanroam']}, up {ago(document['uptime'])}"
+    up = together(f"up {ago(document['uptime'])}")
+    this = f"{document['identity']} at {addresses}; swanroam {document['swanroam']}, {up}"
     lines += labelled("this host", this)
     for peer in document["peers"]:
         lines += ["", *_heading(peer, paint), *_peer(peer)]
@@ -174,7 +175,7 @@ def _children(peer: dict[str, Any], association: dict[str, Any]) -> str:
 
 def _handover(label: str, handover: dict[str, Any]) -> list[str]:
     detail = f": {handover['detail']}" if handover["detail"] else ""
-    steps = ", ".join(f"{step} {seconds(at)}" for step, at in handover["seconds"].items())
+    steps = ", ".join(together(f"{step} {seconds(at)}") for step, at in handover["seconds"].items())
     cause = CAUSES.get(handover["cause"], handover["cause"])
     return [
         *labelled(label, f"{handover['old']} -> {handover['new']}  {handover['result']}{detail}"),

@@ -182,6 +182,7 @@ class AddressFollower:
         match decision:
             case Keep():
                 preferred = pair.local
+                peer.recorder.address_kept(pair.local)
             case MoveTo(local, reason):
                 preferred, cause = local.address, Cause(reason.value)
                 if (since := self._history.gone(pair.local)) is not None:

@@ -22,6 +22,8 @@ from swanroam.protocol.transfer import (
     Kept,
     MoveSockets,
     SocketsLetGo,
+    SocketsMoved,
+    SocketsStopped,
     StopSockets,
     Tally,
     TransferExpired,
@@ -82,9 +84,10 @@ class Recorder:
         """Of the handovers that are going on."""
         self._passed_over: set[bytes] = set()
         """Handovers that are not recorded: there were too many."""
-        self._stopped: dict[int, float] = {}
-        """Transfers for which programs are stopped, and since when."""
-        self._lost: tuple[IPAddress, float | None] | None = None
+        self._stopped: dict[int, tuple[TransferOrder, float]] = {}
+        """Transfers for which programs are stopped, what stopped them, and since when."""
+        self._lost: IPAddress | None = None
+        """The address that we can't use, and that we have not moved away from yet."""
 
     def report(self, report: Report) -> None:
         """Something that the machine reports."""
@@ -114,26 +117,45 @@ class Recorder:
 
     def address_lost(self, address: IPAddress, cause: Cause, since: float | None) -> None:
         """This host can't use its address any more, since a time on the loop's clock if that is known."""
-        if self._lost != (address, since):
-            self._lost = address, since
+        if self._lost != address:
+            self._lost = address
             self._record(words.ADDRESS_LOST, {"address": str(address), "cause": cause.value}, since)
+
+    def address_kept(self, address: IPAddress) -> None:
+        """This host can use its address, still or again."""
+        if self._lost == address:
+            self._record(words.ADDRESS_BACK, {"address": str(address)})
+        self._lost = None
 
     def ordered(self, order: TransferOrder) -> None:
         """Sockets are about to be moved: with some orders, programs stop."""
         if isinstance(order, StopSockets | MoveSockets):
-            self._stopped.setdefault(order.transfer, self._now())
+            self._stopped.setdefault(order.transfer, (order, self._now()))
 
     def answered(self, event: Event) -> None:
         """What came of an order, or of its time limit."""
-        if not isinstance(event, SocketsLetGo | TransferExpired | TransferFailed):
-            return
-        if (since := self._stopped.pop(event.transfer, None)) is not None:
-            for account in self._accounts.values():
-                account.longest = max(account.longest, self._now() - since)
-            if isinstance(event, TransferExpired):
-                self._record(words.GIVEN_UP, {"detail": "the peer did not answer in time; programs ran on"})
-        if isinstance(event, TransferFailed):
-            self._record(words.GIVEN_UP, {"detail": event.reason})
+        match event:
+            case SocketsStopped(transfer, numbers) | SocketsMoved(transfer, numbers) if not numbers:
+                order, _ = self._stopped.get(transfer, (None, 0.0))
+                if isinstance(event, SocketsStopped) or isinstance(order, MoveSockets):
+                    self._stopped.pop(transfer, None)  # none could be stopped
+            case SocketsLetGo(transfer):
+                self._ran_on(transfer)
+            case TransferExpired(transfer):
+                if self._ran_on(transfer):
+                    self._record(words.GIVEN_UP, {"detail": "the peer did not answer in time; programs ran on"})
+            case TransferFailed(transfer, reason):
+                self._ran_on(transfer)
+                self._record(words.GIVEN_UP, {"detail": reason})
+
+    def _ran_on(self, transfer: int) -> bool:
+        """The programs of a transfer, if any were stopped."""
+        _, since = self._stopped.pop(transfer, (None, None))
+        if since is None:
+            return False
+        for account in self._accounts.values():
+            account.longest = max(account.longest, self._now() - since)
+        return True
 
     def _started(self, handover: Handover) -> None:
         left_out = self._handovers.admit("", self._now())
@@ -141,6 +163,8 @@ class Recorder:
             self._passed_over.add(handover.id)
             return
         self._accounts[handover.id] = _Account(self._tally.moved)
+        if handover.cause is not Cause.PEER:
+            self._lost = None
         fields = {
             **_named(handover),
             "old": str(handover.old),

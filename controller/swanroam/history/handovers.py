@@ -14,12 +14,13 @@ from swanroam.history.store import Entry
 
 STARTED, STEP, FINISHED = "handover_started", "handover_step_finished", "handover_finished"
 DAEMON_STARTED, DAEMON_STOPPED = "daemon_started", "daemon_stopped"
-ADDRESS_LOST, ADDRESS_RELEASED, WAITS = "address_lost", "address_released", "release_waits_for_sockets"
+ADDRESS_LOST, ADDRESS_BACK = "address_lost", "address_back"
+ADDRESS_RELEASED, WAITS = "address_released", "release_waits_for_sockets"
 REFUSED_BY_PEER, FORGOTTEN, SOCKETS_ENDED = "address_change_refused_by_peer", "peer_forgotten", "sockets_ended"
 GIVEN_UP = "transfer_given_up"
 RUNNING, CARRYING, CUT_SHORT, LOST = "running", "carrying", "cut_short", "forgotten"
 """Results of handovers of which the history does not have the end."""
-_APART = frozenset({ADDRESS_LOST, DAEMON_STARTED, DAEMON_STOPPED, FORGOTTEN})
+_APART = frozenset({ADDRESS_LOST, ADDRESS_BACK, DAEMON_STARTED, DAEMON_STOPPED, FORGOTTEN})
 """What stands for itself, whatever goes on."""
 FLAPPING_WINDOW = 60.0
 """Seconds before a handover in which others make it one of many."""
@@ -190,6 +191,8 @@ class _Teller:
             self.others.append(entry)
         if entry.kind == ADDRESS_LOST:
             self._lost[entry.peer] = entry
+        elif entry.kind == ADDRESS_BACK:
+            self._lost.pop(entry.peer, None)
         elif entry.kind in (DAEMON_STARTED, DAEMON_STOPPED):
             for peer in self._open:
                 self._interrupt(peer, CUT_SHORT)
