@@ -104,7 +104,7 @@ def assert_history(*hosts: Host) -> None:
         for move in document["handovers"]:
             assert (move["moved"], move["result"]) == (moved, "done")
             assert {"acknowledged", "proven", "filters", "transport", "released"} <= move["steps"].keys()
-            assert move["sockets"]["moved"] >= 3
+            assert move["sockets"]["moved"] >= 2  # the idle and the busy TCP connection
             assert move["sockets"]["stopped"] > 0
     soft, hard = ours["handovers"]
     assert soft["cause"] in ("preferred", "deprecated")

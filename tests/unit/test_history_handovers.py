@@ -205,6 +205,17 @@ def test_the_rest_of_a_handover_whose_beginning_is_gone_is_passed_over() -> None
     assert tell(story.entries).chronicle() == []
 
 
+def test_the_time_of_day_follows_the_offset_unless_somebody_has_set_the_clock() -> None:
+    story = Story()
+    story.starts(0, "aa", "192.0.2.1", "192.0.2.2")
+    for late in (-0.002, 3600.0):  # written in a hurry; summer time was switched on by hand
+        story.does(0.5, "aa", "deprecated")
+        story.entries[-1] = replace(story.entries[-1], at=DAY + 0.5 + late)
+
+    times = [moment.at - DAY for moment in story.handovers[0].moments]
+    assert times == pytest.approx([0.0, 0.5, 3600.5], abs=1e-5)
+
+
 def test_a_return_within_a_minute_and_many_moves_are_flapping() -> None:
     story = Story()
     for number, (at, old, new) in enumerate([(0, "a", "b"), (20, "b", "a"), (30, "a", "c"), (200, "c", "b")]):

@@ -111,4 +111,4 @@ def _moment(moment: Moment, before: float | None) -> list[str]:
     if moment.offset is not None:
         offset = seconds(moment.offset)
         after = f"+{seconds(moment.offset - before)}" if before is not None else ""
-    return wrapped(f"  {to_the_millisecond(moment.entry.at)} {offset:>9} {after:>10}  {moment_words(moment)}", " " * 37)
+    return wrapped(f"  {to_the_millisecond(moment.at)} {offset:>9} {after:>10}  {moment_words(moment)}", " " * 37)

@@ -154,7 +154,7 @@ def _handover(handover: PastHandover) -> PastHandoverDocument:
         "given_up": handover.given_up,
         "timeline": [
             {
-                "at": iso(moment.entry.at),
+                "at": iso(moment.at),
                 "offset": _rounded(moment.offset),
                 "what": moment.what,
                 "detail": entry_detail(moment.entry),

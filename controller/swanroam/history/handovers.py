@@ -22,6 +22,8 @@ RUNNING, CARRYING, CUT_SHORT, LOST = "running", "carrying", "cut_short", "forgot
 """Results of handovers of which the history does not have the end."""
 _APART = frozenset({ADDRESS_LOST, ADDRESS_BACK, DAEMON_STARTED, DAEMON_STOPPED, FORGOTTEN})
 """What stands for itself, whatever goes on."""
+SAME_CLOCK = 0.1
+"""Seconds by which two ways of telling the time of day may differ: the clock was not set between them, only read."""
 FLAPPING_WINDOW = 60.0
 """Seconds before a handover in which others make it one of many."""
 FLAPPING_MOVES = 3
@@ -35,6 +37,8 @@ class Moment:
     entry: Entry
     offset: float | None
     """Seconds since the handover began; None when the host was restarted since."""
+    at: float
+    """The time of day, in seconds since 1970."""
 
     @property
     def what(self) -> str:
@@ -107,7 +111,7 @@ class PastHandover:
     @property
     def moments(self) -> list[Moment]:
         """The timeline, in order of time. (What is written in the same moment may come in another order.)"""
-        moments = [Moment(entry, self.offset(entry)) for entry in self.entries]
+        moments = [self._moment(entry) for entry in self.entries]
         known = sorted((m for m in moments if m.offset is not None), key=lambda moment: moment.offset or 0.0)
         return known + [moment for moment in moments if moment.offset is None]
 
@@ -134,6 +138,13 @@ class PastHandover:
     def accounts(self) -> list[Entry]:
         """Entries that say how it stood with the sockets: the last is about the end, the others about what stayed."""
         return [entry for entry in self.entries if "moved" in entry.fields]
+
+    def _moment(self, entry: Entry) -> Moment:
+        offset = self.offset(entry)
+        at = entry.at
+        if offset is not None and abs(self.start.at + offset - at) < SAME_CLOCK:
+            at = self.start.at + offset
+        return Moment(entry, offset, at)
 
     def offset(self, entry: Entry) -> float | None:
         """Seconds since the start; None if that was before the host was started last."""

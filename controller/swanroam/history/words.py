@@ -16,13 +16,13 @@ CAUSES = {
 }
 """Why an address has changed."""
 STEPS = {
-    "deprecated": "the old address is on the carrier",
+    "deprecated": "old address is on the carrier",
     "acknowledged": "both hosts know, and agree",
     "proven": "data goes to the new address",
-    "filters": "SAs and policies at the new address",
-    "transport": "sockets have moved, where they can",
+    "filters": "SAs and policies stand there",
+    "transport": "sockets moved, where they can",
     "grace": "the grace period is over",
-    "released": "nothing of the old address is left",
+    "released": "the old address is gone",
 }
 """What is true once a step is done."""
 RESULTS = {
