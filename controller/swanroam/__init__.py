@@ -9,6 +9,7 @@ The rooms of the house, in the order in which a reader wants them:
 - ``transport``: the mover, a process of its own that gives live connections new addresses. Start with
   ``transport/orders.py``.
 - ``ike``: charon over VICI: its associations as data, and the two ways of moving security filters.
+- ``history``: what happened, on the disk and as people read it. Start with ``history/handovers.py``.
 - ``daemon``: wiring only. An event goes one way: kernel, VICI or datagram -> ``protocol`` -> actions -> ``kernel``
   and ``ike``.
 - ``cli``: one file for each command.

@@ -1,9 +1,11 @@
 """After a move the connections themselves are at the new address, on both hosts; the tunnel and the old address go.
 
 No program has closed anything then. What passes is ESP between the two present addresses, as it would be had the hosts
-met there, and nothing in either kernel tells that it was ever otherwise.
+met there, and nothing in either kernel tells that it was ever otherwise. The history does: afterwards, with no daemon
+running, each host's tells what happened, in agreement with the other's.
 """
 
+import json
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -13,6 +15,7 @@ import pytest
 from lab.addressing import Family
 from lab.analysis import Kind
 from lab.capture import Capture
+from lab.host import Host
 from lab.topology import Lab
 from scenarios import remains
 from scenarios.native import Native
@@ -60,8 +63,10 @@ def test_connections_run_natively_after_soft_and_hard_moves(
     for direction in (reached.up, reached.down, result.udp.up, result.udp.down):
         assert not [lost for window in at_rest for lost in direction.lost_between(*window)], direction
     print(f"client on the correspondent, over both moves: {reached}")
+    print(say(lab.mobile, "status"))
     story.finish()
     assert_native_packets_only(story.capture, at_rest)
+    assert_history(lab.mobile, lab.correspondent)
 
 
 def assert_as_if_always_here(story: Story) -> None:
@@ -80,3 +85,36 @@ def assert_native_packets_only(capture: Capture, windows: list[tuple[float, floa
         print(f"{ended - began:.1f} s at rest: {dict(kinds)}")
         assert kinds[Kind.ESP] > MANY
         assert not kinds.keys() - {Kind.ESP, Kind.IKE, Kind.LINK}
+
+
+def assert_history(*hosts: Host) -> None:
+    """Both hosts have written down both moves under the same ids: the soft one, and the one without an address."""
+    ours, theirs = (json.loads(say(host, "history", "--json")) for host in hosts)
+    for host in hosts:
+        print(say(host, "history"), say(host, "history", "last"))
+
+    assert [move["id"] for move in ours["handovers"]] == [move["id"] for move in theirs["handovers"]]
+    assert [(move["old"], move["new"]) for move in ours["handovers"]] == [
+        (move["old"], move["new"]) for move in theirs["handovers"]
+    ]
+    for document, moved in ((ours, "us"), (theirs, "peer")):
+        assert document["unreadable"] == 0
+        whats = [event["what"] for event in document["events"]]
+        assert (whats[0], whats[-1]) == ("daemon_started", "daemon_stopped")
+        for move in document["handovers"]:
+            assert (move["moved"], move["result"]) == (moved, "done")
+            assert {"acknowledged", "proven", "filters", "transport", "released"} <= move["steps"].keys()
+            assert move["sockets"]["moved"] >= 2  # the idle and the busy TCP connection
+            assert move["sockets"]["stopped"] > 0
+    soft, hard = ours["handovers"]
+    assert soft["cause"] in ("preferred", "deprecated")
+    assert soft["without_address"] is None
+    assert hard["cause"] in ("gone", "link_down")
+    assert hard["without_address"] > 0.2
+
+
+def say(host: Host, *command: str) -> str:
+    """What a command of swanroam prints on the host."""
+    done = host.controller.command(*command, "--config", str(host.controller.config_file))
+    assert done.status == 0, done.stderr
+    return done.stdout

@@ -12,6 +12,7 @@ from swanroam.daemon.controller import Controller, HostError
 from swanroam.daemon.journal import Journal
 from swanroam.daemon.peer import Peer
 from swanroam.daemon.translation import KernelState
+from swanroam.history.store import HistoryFile
 from swanroam.protocol.events import (
     Association,
     AssociationsRead,
@@ -146,7 +147,8 @@ class Stage:
         self.host = host
         self.sent: list[Message] = []
         self.journal = Journal(config.state_directory / "journal.json", boot_id="this boot")
-        self.controller = Controller(config, host, host, self.journal, self._send)
+        self.history = HistoryFile(config.state_directory / "history.jsonl", boot="this boot")
+        self.controller = Controller(config, host, host, self.journal, self._send, self.history.write)
         self.peer = self.controller.peers[ITS]
         self._news = asyncio.Event()
 

@@ -24,6 +24,7 @@ from swanroam.cli import status as status_command
 from swanroam.cli.client import ClientError
 from swanroam.cli.exits import Exit
 from swanroam.cli.main import main
+from swanroam.cli.screen import Paint
 from swanroam.config import Config, load_config
 from swanroam.daemon import run as daemon_module
 from swanroam.daemon.control_channel import ControlChannelError
@@ -33,7 +34,7 @@ from swanroam.daemon.requirements import Requirements, Unmet
 from swanroam.daemon.run import AlreadyRunningError, DirectoryError, api_group, journal_path, single_instance
 from swanroam.kernel.address_watch import AddressWatchError
 
-COMMANDS = ("status", "sockets", "move", "check-config", "reload", "run", "cleanup")
+COMMANDS = ("status", "sockets", "history", "move", "check-config", "reload", "run", "cleanup")
 
 
 @pytest.fixture
@@ -532,11 +533,23 @@ def test_without_a_daemon_a_wrong_file_is_told_as_by_check_config(
 def test_status_is_for_people_for_programs_and_for_monitoring(
     capsys: pytest.CaptureFixture[str], config_file: Path, daemon: list[dict[str, Any]]
 ) -> None:
-    answer: dict[str, Any] = {"ok": True, "peers": [], "problems": [], "control_channel": {"dropped": {}}}
+    answer: dict[str, Any] = {
+        "ok": True,
+        "swanroam": "0.1.0",
+        "identity": "mobile.example.org",
+        "uptime": 1.0,
+        "addresses": [],
+        "peers": [],
+        "problems": [],
+        "control_channel": {"dropped": {}},
+    }
     daemon += [answer]
 
     assert call("status", config_file) == Exit.OK
-    assert capsys.readouterr().out == "all is fine: 0 peers, no handover running\n"
+    assert capsys.readouterr().out.splitlines() == [
+        "all is fine: 0 peers, no handover running",
+        "  this host    mobile.example.org at no address; swanroam 0.1.0, up 1 second",
+    ]
     assert call("status", config_file, "--json") == Exit.OK
     assert "ok" not in json.loads(capsys.readouterr().out)
     assert call("status", config_file, "--check") == Exit.OK
@@ -549,7 +562,7 @@ def test_status_is_for_people_for_programs_and_for_monitoring(
 def test_whoever_closes_the_output_gets_no_traceback(
     monkeypatch: pytest.MonkeyPatch, config_file: Path, daemon: list[dict[str, Any]]
 ) -> None:
-    def closed(document: dict[str, Any]) -> str:
+    def closed(document: dict[str, Any], paint: Paint) -> str:
         raise BrokenPipeError
 
     daemon += [ORDERED]
@@ -561,7 +574,7 @@ def test_whoever_closes_the_output_gets_no_traceback(
 def test_an_interrupt_is_the_shells_status_for_it(
     monkeypatch: pytest.MonkeyPatch, config_file: Path, daemon: list[dict[str, Any]]
 ) -> None:
-    def interrupted(document: dict[str, Any]) -> str:
+    def interrupted(document: dict[str, Any], paint: Paint) -> str:
         raise KeyboardInterrupt
 
     daemon += [{"ok": True, "problems": []}]

@@ -53,7 +53,7 @@ class Scraped:
         self.channel = ControlChannel(control.address, control.port, 0, lambda sender: "", lambda sender, message: "")
         follower = AddressFollower(config.addresses, stage.controller)
         self.reloading = Reloading(Path("/nowhere"), config, stage.controller.counts, _nothing_adopted)
-        status = Status(stage.controller, self.charon, follower, self.channel, _dropped, self.reloading)
+        status = Status(stage.controller, self.charon, follower, self.channel, _dropped, self.reloading, stage.history)
         self._readings = Readings(stage.controller, self.charon, self.channel, status, _dropped, self.reloading)
 
     async def reading(self) -> Reading:

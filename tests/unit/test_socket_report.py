@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from swanroam.cli.screen import COLUMNS
 from swanroam.cli.sockets import render
-from swanroam.cli.status import COLUMNS
 from swanroam.daemon import socket_report
 from swanroam.daemon.api import RequestError
 from swanroam.daemon.mover import MoverError

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
-from swanroam.cli.status import COLUMNS, render, seconds
+from schemas import closed, schema_of
+from swanroam.cli.screen import COLUMNS, Colour, Paint
+from swanroam.cli.status import render
 from swanroam.config import Config
 from swanroam.daemon.addresses import AddressFollower
 from swanroam.daemon.charon import CharonWatch
 from swanroam.daemon.control_channel import ControlChannel
 from swanroam.daemon.reload import Reloading
 from swanroam.daemon.status import Status
+from swanroam.daemon.status_document import FileDocument, StatusDocument
+from swanroam.history.words import seconds
 from swanroam.ike.associations import IkeSa
 from swanroam.ike.vici import ViciClient
 from swanroam.protocol import seeker
@@ -44,8 +50,11 @@ class AtWork(Reloading):
     current = True
     wrong: list[str] = []  # noqa: RUF012 - never changed in place
 
-    async def document(self) -> dict[str, Any]:
+    async def document(self) -> FileDocument:
         return {"file": str(self.file), "current": self.current, "wrong": self.wrong, "refused": list(self.refused)}
+
+
+SCHEMA = jsonschema.Draft202012Validator(closed(schema_of(StatusDocument)))
 
 
 class View:
@@ -59,11 +68,13 @@ class View:
         self.channel = ControlChannel(control.address, control.port, 0, lambda sender: "", lambda sender, message: "")
         follower = AddressFollower(config.addresses, controller)
         self.reloading = AtWork(Path("/etc/swanroam/swanroam.yaml"), config, controller.counts, _nothing_adopted)
-        self.status = Status(controller, self.charon, follower, self.channel, _nothing_dropped, self.reloading)
+        self.status = Status(
+            controller, self.charon, follower, self.channel, _nothing_dropped, self.reloading, stage.history
+        )
 
     async def document(self) -> dict[str, Any]:
         answer = json.loads(json.dumps(await self.status.answer({})))  # as the API sends it
-        assert isinstance(answer, dict)
+        SCHEMA.validate(answer)
         render(answer)
         return answer
 
@@ -315,12 +326,20 @@ HANDOVER = {
     "old": f"{LONG}1111",
     "new": f"{LONG}2222",
     "sequence": 2,
+    "cause": "gone",
     "result": "carrying",
     "detail": f"3 sockets on {LONG}1111",
     "age": 12.3,
     "seconds": {step: 0.01 * 10**n for n, step in enumerate(("deprecated", "acknowledged", "proven", "filters"))},
 }
 DOCUMENT: dict[str, Any] = {
+    "version": 1,
+    "swanroam": "0.1.0",
+    "identity": "mobile.example.org",
+    "uptime": 7300.5,
+    "addresses": [f"{LONG}2222"],
+    "charon_connected": True,
+    "carrier": {"dropped": {}},
     "problems": ["server.example.org: is swanroam running there? " + "Without it connections end. " * 5],
     "control_channel": {"dropped": {"too_short": 3, "not_ours": 12, "unproven_sender": 1}, "unsent": {}},
     "peers": [
@@ -331,9 +350,18 @@ DOCUMENT: dict[str, Any] = {
             "filters": "renegotiate",
             "state": "we are moving (carrying)",
             "problem": "",
+            "contradiction": "",
+            "managed": True,
+            "pinned": f"{LONG}2222",
             "own": {"current": f"{LONG}2222", "deprecated": [f"{LONG}1111", f"{LONG}3333"]},
             "peer": {"current": "2001:db8::1", "deprecated": []},
+            "proven": None,
             "unproven": "2001:db8::1",
+            "held_back": 0,
+            "sequence": 2,
+            "last_sequence": 1,
+            "guarded_after_release": [],
+            "refused": 9,
             "refusals": {"stale": 2, "outside_allow": 7},
             "sought_at": [f"{LONG}4444", f"{LONG}5555"],
             "associations": [
@@ -358,6 +386,7 @@ DOCUMENT: dict[str, Any] = {
                 }
             ],
             "transport": {"method": "move", "moved": 12, "moving": True},
+            "connections": {"tcp": 3, "udp": 1},
             "handover": HANDOVER,
             "peer_handover": None,
             "history": [],
@@ -371,6 +400,66 @@ def test_no_line_is_wider_than_a_terminal() -> None:
 
     assert [line for line in text.splitlines() if len(line) > COLUMNS] == []
     assert f"[{LONG}1111]:50000" in text  # an address is never broken
+
+
+def test_the_examples_of_this_file_are_what_the_daemon_answers() -> None:
+    SCHEMA.validate(DOCUMENT)
+
+
+def test_nothing_of_an_identity_or_an_address_is_cut_off() -> None:
+    words = render(DOCUMENT).split()
+
+    for said in (
+        DOCUMENT["peers"][0]["identity"],
+        f"{LONG}1111 -> {LONG}2222",
+        f"[{LONG}1111]:50000 - [{LONG}9999]:443",
+    ):
+        parts = said.split()
+        assert any(words[start : start + len(parts)] == parts for start in range(len(words)))
+
+
+def test_this_host_and_the_number_of_connections_are_told() -> None:
+    text = " ".join(render(DOCUMENT).split())
+
+    assert f"this host mobile.example.org at {LONG}2222; swanroam 0.1.0, up 2 hours" in text
+    assert "sockets 3 TCP, 1 UDP at the present addresses; 12 moved since the start; some are just moving" in text
+    assert "began 12 seconds ago, the old address was lost" in text
+
+
+def test_a_number_and_its_unit_stay_together() -> None:
+    long = copy.deepcopy(DOCUMENT)
+    for length in range(30):
+        long["peers"][0]["handover"]["seconds"] = {"x" * (40 + length): 1.0, "filters": 1.1}
+        assert "filters 1.1 s\n" in render(long)
+    assert "\N{NO-BREAK SPACE}" not in render(long)
+
+
+def test_the_last_move_is_told_with_its_age_while_nothing_moves() -> None:
+    at_rest = copy.deepcopy(DOCUMENT)
+    at_rest["peers"][0] |= {"handover": None, "history": [HANDOVER | {"result": "done", "detail": "", "age": 180.0}]}
+
+    text = render(at_rest)
+    assert f"  last move    {LONG}1111 ->" in text
+    assert "began 3 minutes ago, the old address was lost" in text
+    assert "swanroam history 0123456789abcdef" in text
+    assert "last move" not in render(DOCUMENT)
+
+
+def test_colours_change_nothing_but_colours() -> None:
+    coloured = render(DOCUMENT, Paint(coloured=True))
+
+    assert coloured.startswith(f"\x1b[{Colour.BAD.value}mattention needed: 1 peer, 1 handover running\x1b[0m\n")
+    assert re.sub(r"\x1b\[[0-9;]*m", "", coloured) == render(DOCUMENT)
+    assert "\x1b" not in render(DOCUMENT)
+
+
+def test_a_peers_words_do_not_command_the_terminal() -> None:
+    hostile = copy.deepcopy(DOCUMENT)
+    hostile["problems"] = ["it refuses our address: \x1b]0;owned\x07\x9b2J\u202e"]
+
+    text = render(hostile)
+    assert "it refuses our address: ?]0;owned??2J?" in text
+    assert all(char.isprintable() or char == "\n" for char in text)
 
 
 def test_an_address_that_is_not_proven_is_marked() -> None:
@@ -397,7 +486,18 @@ def test_the_first_line_says_whether_to_get_up() -> None:
     assert render(fine).splitlines()[0] == "all is fine: 1 peer, 1 handover running"
 
 
-@pytest.mark.parametrize(("value", "text"), [(0.0004, "0 ms"), (0.25, "250 ms"), (1.0, "1.0 s"), (75.5, "75.5 s")])
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0004, "0 ms"),
+        (0.25, "250 ms"),
+        (0.9996, "1.0 s"),
+        (1.0, "1.0 s"),
+        (75.5, "75.5 s"),
+        (700, "11m 40s"),
+        (86400, "24h 0m"),
+    ],
+)
 def test_durations_are_written_as_people_say_them(value: float, text: str) -> None:
     assert seconds(value) == text
 

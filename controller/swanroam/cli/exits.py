@@ -18,4 +18,4 @@ class Exit(IntEnum):
     NOT_RUNNING = 7  # no daemon answers on the local API
     ALREADY_RUNNING = 8  # another daemon has the runtime directory
     ATTENTION = 9  # `status --check`: something needs an operator
-    FILES = 10  # the state or runtime directory, or the journal in it, can't be used
+    FILES = 10  # the state or runtime directory, the journal or the history can't be used

@@ -10,7 +10,7 @@ from typing import Any
 
 from swanroam.cli.client import ClientError, api_socket, ask
 from swanroam.cli.exits import Exit
-from swanroam.cli.status import seconds
+from swanroam.history.words import seconds
 
 POLL = 0.1
 """Seconds between two looks at how far the move is."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from swanroam.cli.client import api_socket, ask
 from swanroam.cli.exits import Exit
-from swanroam.cli.status import wrapped
+from swanroam.cli.screen import wrapped
 
 _WORDS = {"yes": "moves", "perhaps": "perhaps", "no": "stays", "needless": "as it is"}
 

@@ -17,6 +17,7 @@ from swanroam.kernel.address_watch import AddressesNotRead, AddressWatch
 from swanroam.kernel.addresses import AddressSelection, HostAddresses
 from swanroam.kernel.carrier_devices import DEVICE_NAMES
 from swanroam.protocol.events import AddressesRead
+from swanroam.protocol.handover import Cause
 from swanroam.protocol.messages import IPAddress
 
 log = structlog.get_logger("swanroam")
@@ -200,19 +201,24 @@ class AddressFollower:
         now = self._now()
         decision = self._chooser(peer).decide(self._host, self._history, routed, pair.local, now)
         preferred: IPAddress | None = None
+        cause = Cause.UNKNOWN
         match decision:
             case Keep():
                 preferred = pair.local
+                peer.recorder.address_kept(pair.local)
             case MoveTo(local, reason):
-                preferred = local.address
+                preferred, cause = local.address, Cause(reason.value)
+                if (since := self._history.gone(pair.local)) is not None:
+                    peer.recorder.address_lost(pair.local, cause, since)
                 peer.log.debug("address_preferred", address=str(preferred), reason=reason.value)
             case WaitUntil(time):
                 again = min(again, max(0.01, time - now))
             case Lost(reason):
                 if identity not in self._told or self._told[identity].preferred is not None:
                     peer.log.warning("address_lost", address=str(pair.local), reason=reason.value)
+                    peer.recorder.address_lost(pair.local, Cause(reason.value), self._history.gone(pair.local))
         usable = frozenset(local.address for local in self._host.addresses if local.usable)
-        event = AddressesRead(preferred, usable)
+        event = AddressesRead(preferred, usable, cause)
         if self._told.get(identity) != event:
             self._told[identity] = event
             self._controller.submit(peer, event)

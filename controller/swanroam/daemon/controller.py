@@ -15,11 +15,12 @@ from typing import Any
 
 import structlog
 
-from swanroam.config import Config
+from swanroam.config import Config, PeerSettings
 from swanroam.daemon.border import Host, Sockets
 from swanroam.daemon.counts import Counts
 from swanroam.daemon.journal import Journal, JournalError
 from swanroam.daemon.peer import Peer
+from swanroam.daemon.recorder import Write
 from swanroam.daemon.surroundings import asked_about, surroundings
 from swanroam.daemon.translation import (
     HostFacts,
@@ -84,15 +85,17 @@ class Controller:
         sockets: Sockets,
         journal: Journal,
         send: Callable[[IPv6Address, Message], None],
+        write: Write,
     ) -> None:
+        """`send` a message to a peer's inner address; `write` into the history."""
         self.config = config
         self._host = host
         self._sockets = sockets
         self._journal = journal
         self._send = send
-        self.instance = secrets.token_bytes(INSTANCE_SIZE)
-        """Identifies this run."""
-        self.peers = {peer.identity: Peer(peer, config, self.instance) for peer in config.peers}
+        self._write = write
+        self._instance = secrets.token_bytes(INSTANCE_SIZE)
+        self.peers = {peer.identity: self.new_peer(peer, config) for peer in config.peers}
         self.counts = Counts()
         self.turned = 0.0
         """When the queue was last looked at, on the loop's clock: every VERIFY seconds at least."""
@@ -117,6 +120,10 @@ class Controller:
         """Address pairs whose packets the kernel carries, as applied last."""
         applied = self._applied
         return sum(not carrier.control_only for carrier in applied.carriers) if applied is not None else 0
+
+    def new_peer(self, settings: PeerSettings, config: Config) -> Peer:
+        """One that writes into the same history, and says to its host that it is of this run; it is nowhere yet."""
+        return Peer(settings, config, self._instance, self._write)
 
     # --- from outside -------------------------------------------------------------------------------------------
 
@@ -254,6 +261,7 @@ class Controller:
             if not isinstance(event, FallbacksResolved):
                 return  # the peer will repeat it
             event = FallbacksResolved(())  # asked for again in the next round
+        peer.recorder.answered(event)
         actions = peer.feed(event, loop.time())
         try:
             changed = self._stirred(peer, event) and await self._apply_all()
@@ -353,6 +361,7 @@ class Controller:
                 self.counts.reported(action, peer.machine)
                 peer.reports.take(action)
             case _:
+                peer.recorder.ordered(action)
                 self._start(peer, self._sockets.transfer(peer.settings, action))
 
     def _start(self, peer: Peer, work: Awaitable[Event | None]) -> None:

@@ -77,9 +77,7 @@ class Membership:
                     f"to go first: reload without {settings.name}, then with it"
                 )
         new = tuple(
-            Peer(settings, config, self._controller.instance)
-            for settings in config.peers
-            if settings.identity not in present
+            self._controller.new_peer(settings, config) for settings in config.peers if settings.identity not in present
         )
         for peer in new:
             self._controller.restore(peer)

@@ -11,6 +11,7 @@ import structlog
 
 from swanroam.config import Config, PeerSettings
 from swanroam.daemon.machine_settings import machine_settings
+from swanroam.daemon.recorder import Recorder, Write
 from swanroam.daemon.reports import Reports
 from swanroam.daemon.translation import ANY_TRAFFIC, ProtectedTraffic
 from swanroam.ike.associations import Mode
@@ -23,16 +24,18 @@ log = structlog.get_logger("swanroam")
 
 
 class Peer:
-    """`instance`: identifies this run of the controller."""
+    """`instance`: identifies this run of the controller. `write`: into the history."""
 
-    def __init__(self, settings: PeerSettings, config: Config, instance: bytes) -> None:
+    def __init__(self, settings: PeerSettings, config: Config, instance: bytes, write: Write) -> None:
         self.settings = settings
         self.machine = PeerMachine(machine_settings(settings, config, instance), secrets.token_bytes, random.random)
         self.protected: frozenset[ProtectedTraffic] = ANY_TRAFFIC
         self.children: dict[str, Mode] = {config.control.child: Mode.TUNNEL}
         """The CHILD_SAs that every IKE_SA with it must have, and in which mode: all that are or were installed."""
         self.log = log.bind(peer=settings.name)
-        self.reports = Reports(self.log, self.machine.transfers.tally)
+        tally = self.machine.transfers.tally
+        self.recorder = Recorder(settings.name, settings.identity, tally, write)
+        self.reports = Reports(self.log, tally, self.recorder)
         self.leaving = False
         """It is not configured any more, and goes as soon as nothing of a handover is left."""
         self.pending = 0

@@ -20,6 +20,7 @@ from swanroam.daemon import service_manager
 from swanroam.daemon.api import RequestError
 from swanroam.daemon.configuration_changes import changes, need_restart
 from swanroam.daemon.counts import Counts, ReloadResult
+from swanroam.daemon.status_document import FileDocument
 
 log = structlog.get_logger("swanroam")
 
@@ -137,7 +138,7 @@ class Reloading:
         except ConfigError as error:
             raise RefusedError(Ground.FILE, tuple(str(error).splitlines())) from error
 
-    async def document(self) -> dict[str, Any]:
+    async def document(self) -> FileDocument:
         """For `status`: whether the file on disk says what is at work."""
         if not self._turn.locked():
             await self._look()

@@ -9,6 +9,7 @@ import asyncio
 from collections import deque
 from typing import Any
 
+from swanroam.daemon.recorder import Recorder
 from swanroam.daemon.throttle import Throttle
 from swanroam.protocol.events import Fact, Report
 from swanroam.protocol.handover import Handover, Step
@@ -51,12 +52,13 @@ _Kind = tuple[Fact, str]
 class Reports:
     """Of one peer."""
 
-    def __init__(self, log: Any, tally: Tally) -> None:
+    def __init__(self, log: Any, tally: Tally, recorder: Recorder) -> None:
         self.history: deque[Handover] = deque(maxlen=HISTORY)
         self.trouble: Report | None = None
         """The last thing that went wrong with this peer and was not mended since."""
         self.log = log  # structlog's bound loggers have no common type
         self._tally = tally
+        self._recorder = recorder
         self._throttle = Throttle(BURST, INTERVAL)
         self._to_tell: set[_Kind] = set()
         """Lines of these kinds were left out, and will be told of."""
@@ -64,6 +66,7 @@ class Reports:
     def take(self, report: Report) -> None:
         """Something that the machine reports."""
         fields = self._fields(report)
+        self._recorder.report(report)
         if report.fact is Fact.HANDOVER_FINISHED and report.handover is not None:
             self.history.append(report.handover)
         if report.fact in _TROUBLES:
@@ -82,7 +85,7 @@ class Reports:
             fields["handover"] = handover.name
         if report.fact is Fact.HANDOVER_FINISHED and handover is not None:
             fields |= {"old": str(handover.old), "new": str(handover.new), "result": handover.result.value}
-            fields |= {"seconds": handover.step_seconds}
+            fields |= {"cause": handover.cause.value, "seconds": handover.step_seconds}
             if handover.detail:
                 fields["detail"] = handover.detail
         elif report.fact is Fact.HANDOVER_STEP and handover is not None:

@@ -12,10 +12,11 @@ import fcntl
 import grp
 import os
 import signal
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from socket import AddressFamily
+from typing import Any
 
 import structlog
 
@@ -39,6 +40,8 @@ from swanroam.daemon.socket_report import SocketReport
 from swanroam.daemon.status import Status
 from swanroam.daemon.transport import LocalSockets
 from swanroam.daemon.watchdog import Watchdog
+from swanroam.history.handovers import DAEMON_STARTED, DAEMON_STOPPED
+from swanroam.history.store import HistoryFile
 from swanroam.ike.vici import ViciClient
 from swanroam.kernel.address_watch import AddressWatchError
 from swanroam.protocol.messages import IPAddress
@@ -58,6 +61,11 @@ class DirectoryError(Exception):
 def journal_path(config: Config) -> Path:
     """Where the journal is."""
     return config.state_directory / "journal.json"
+
+
+def history_path(config: Config) -> Path:
+    """Where the history is."""
+    return config.state_directory / "history.jsonl"
 
 
 def api_path(config: Config) -> Path:
@@ -192,7 +200,10 @@ class _Daemon:
             deliver=lambda sender, message: self._reception.deliver(sender, message),
         )
         self._sockets = LocalSockets(config.sockets, self._interface_of, self._transfer_expired)
-        self._controller = Controller(config, host, self._sockets, Journal(journal_path(config)), self._channel.send)
+        self._history = HistoryFile(history_path(config))
+        self._controller = Controller(
+            config, host, self._sockets, Journal(journal_path(config)), self._channel.send, self._record
+        )
         self._watch = CharonWatch(client, self._controller, host.read_back)
         by_inner = {peer.settings.control_address: peer for peer in self._controller.peers.values()}
         self._reception = Reception(by_inner, self._watch.owner, self._watch.look, self._controller.receive)
@@ -201,7 +212,13 @@ class _Daemon:
         self._reloading = Reloading(file, config, self._controller.counts, self._adopt)
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reloading.signal)
         status = Status(
-            self._controller, self._watch, self._follower, self._channel, host.carrier_drops, self._reloading
+            self._controller,
+            self._watch,
+            self._follower,
+            self._channel,
+            host.carrier_drops,
+            self._reloading,
+            self._history,
         )
         readings = Readings(self._controller, self._watch, self._channel, status, host.carrier_drops, self._reloading)
         self._membership = Membership(self._controller, host, self._peers_changed, self._peer_gone)
@@ -248,6 +265,7 @@ class _Daemon:
                     self._watchdog.run(),
                 )
                 running = [tasks.create_task(part) for part in parts]
+                self._record(DAEMON_STARTED, {"detail": f"swanroam {__version__}"}, self._now())
                 log.info("started", version=__version__, identity=self._config.identity, peers=len(self._config.peers))
                 service_manager.tell(service_manager.READY)
                 await self._stop.wait()
@@ -261,7 +279,10 @@ class _Daemon:
 
     async def leave(self) -> None:
         """What stays behind, and what does not."""
-        if await self._controller.quiesced():
+        quiesced = await self._controller.quiesced()
+        what_stays = "" if quiesced else "what connections need stays in the kernel"
+        self._record(DAEMON_STOPPED, {"detail": what_stays}, self._now())
+        if quiesced:
             await self._host.clear()
             log.info("stopped", kernel="nothing of ours is left")
         else:
@@ -270,6 +291,17 @@ class _Daemon:
                 kernel="carrier, guards and old addresses stay: connections need them. "
                 "`swanroam run` takes them over, `swanroam cleanup` ends them",
             )
+
+    def _record(self, kind: str, fields: Mapping[str, Any], monotonic: float, age: float = 0.0) -> None:
+        """Into the history; what can't be written is said once."""
+        before = self._history.trouble
+        self._history.write(kind, fields, monotonic, age)
+        if self._history.trouble and not before:
+            log.warning("history_not_written", error=self._history.trouble)
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()
 
     def _interface_of(self, address: IPAddress) -> int:
         return self._follower.interface_of(address)

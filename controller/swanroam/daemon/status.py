@@ -1,11 +1,9 @@
-"""The status document: everything that `swanroam status` shows, as JSON.
-
-Its version grows when a key changes its meaning or goes; new keys may come at any time.
-"""
+"""Puts together the status document: everything that `swanroam status` shows. `status_document` has its type."""
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
@@ -17,8 +15,19 @@ from swanroam.daemon.controller import Controller
 from swanroam.daemon.peer import Peer
 from swanroam.daemon.peer_state import PeerState, peer_state
 from swanroam.daemon.reload import Reloading
+from swanroam.daemon.socket_places import connected
 from swanroam.daemon.socket_report import endpoint
-from swanroam.kernel.sockets import SocketInUse, owners, sockets_on
+from swanroam.daemon.status_document import (
+    VERSION,
+    BindingDocument,
+    ConnectionsDocument,
+    HandoverDocument,
+    PeerDocument,
+    SocketDocument,
+    StatusDocument,
+)
+from swanroam.history.store import HistoryFile
+from swanroam.kernel.sockets import SocketDiagError, SocketInUse, SocketProtocol, owners, sockets_on
 from swanroam.protocol.binding import Binding
 from swanroam.protocol.events import Fact
 from swanroam.protocol.handover import Handover, Result
@@ -26,8 +35,6 @@ from swanroam.protocol.host_state import Carried, Pair
 from swanroam.protocol.messages import IPAddress
 from swanroam.protocol.peer import PeerMachine
 from swanroam.protocol.transfer import Tally
-
-VERSION = 1
 
 
 class Status:
@@ -41,6 +48,7 @@ class Status:
         channel: ControlChannel,
         carrier_drops: Callable[[], Awaitable[dict[str, int]]],
         reloading: Reloading,
+        history: HistoryFile,
     ) -> None:
         self._controller = controller
         self._charon = charon
@@ -48,17 +56,29 @@ class Status:
         self._channel = channel
         self._carrier_drops = carrier_drops
         self._reloading = reloading
+        self._history = history
+        self._started = asyncio.get_running_loop().time()
 
     async def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """API: the document."""
+        """API: the document. With `connections` in the request, all connections are counted."""
+        document = await self.document(connections=bool(request.get("connections")))
+        return dict(document)
+
+    async def document(self, *, connections: bool) -> StatusDocument:
+        """The document, with the number of connections of each peer or without."""
         now = asyncio.get_running_loop().time()
         configuration = await self._reloading.document()
-        peers = [await self._peer(peer, now) for peer in tuple(self._controller.peers.values())]
+        every = tuple(self._controller.peers.values())
+        peers = [await self._peer(peer, now) for peer in every]
+        if connections:
+            for peer, entry in zip(every, peers, strict=True):
+                entry["connections"] = await _connections(peer.machine.pair)
         problems = self.problems() + [f"{peer['name']}: {peer['problem']}" for peer in peers if peer["problem"]]
         return {
             "version": VERSION,
             "swanroam": __version__,
             "identity": self._controller.config.identity,
+            "uptime": round(now - self._started, 3),
             "configuration": configuration,
             "addresses": sorted(map(str, self._controller.own_addresses)),
             "charon_connected": self._charon.connected,
@@ -82,6 +102,8 @@ class Status:
                 f"{self._controller.not_journalled}. Handovers go on, but a crash or reboot now would lose what was "
                 "done since",
             )
+        if self._history.trouble:
+            problems.append(f"{self._history.trouble}. Handovers go on, and `swanroam history` will not know of them")
         if self._controller.not_applied:
             problems.insert(0, f"not done, and tried again: {self._controller.not_applied}")
         return problems
@@ -90,7 +112,7 @@ class Status:
         """The same of a peer; empty when all is fine."""
         return _problem(peer, self._controller.config.control.child)
 
-    async def _peer(self, peer: Peer, now: float) -> dict[str, Any]:
+    async def _peer(self, peer: Peer, now: float) -> PeerDocument:
         machine = peer.machine
         mobile, correspondent = machine.mobile, machine.correspondent
         carried = sorted(machine.wanted().carried)
@@ -141,10 +163,11 @@ class Status:
                 "moved": machine.transfers.tally.moved,
                 "moving": machine.transfers.busy,
             },
+            "connections": None,
             "sockets": await _sockets(carried, machine.transfers.tally),
             "handover": _handover(mobile.handover, now),
             "peer_handover": _handover(correspondent.handover, now),
-            "history": [_handover(handover, now) for handover in peer.history],
+            "history": [_described(handover, now) for handover in peer.history],
         }
 
 
@@ -227,7 +250,7 @@ def _has_control(machine: PeerMachine) -> bool:
     return any(association.control for association in machine.associations)
 
 
-async def _sockets(carried: Collection[Carried], tally: Tally) -> list[dict[str, Any]]:
+async def _sockets(carried: Collection[Carried], tally: Tally) -> list[SocketDocument]:
     pairs = {entry.inner for entry in carried if not entry.control_only}
     found: list[SocketInUse] = []
     for pair in sorted(pairs):
@@ -254,20 +277,33 @@ async def _sockets(carried: Collection[Carried], tally: Tally) -> list[dict[str,
     ]
 
 
-def _binding(binding: Binding | None) -> dict[str, Any] | None:
+async def _connections(pair: Pair | None) -> ConnectionsDocument | None:
+    if pair is None:
+        return None
+    try:
+        protocols = Counter(entry.protocol for entry in await connected(pair))
+    except SocketDiagError:
+        return None
+    return {"tcp": protocols[SocketProtocol.TCP], "udp": protocols[SocketProtocol.UDP]}
+
+
+def _binding(binding: Binding | None) -> BindingDocument | None:
     if binding is None:
         return None
     return {"current": str(binding.current), "deprecated": [str(address) for address in binding.deprecated]}
 
 
-def _handover(handover: Handover | None, now: float) -> dict[str, Any] | None:
-    if handover is None:
-        return None
+def _handover(handover: Handover | None, now: float) -> HandoverDocument | None:
+    return None if handover is None else _described(handover, now)
+
+
+def _described(handover: Handover, now: float) -> HandoverDocument:
     return {
         "id": handover.name,
         "old": str(handover.old),
         "new": str(handover.new),
         "sequence": handover.sequence,
+        "cause": handover.cause.value,
         "result": handover.result.value,
         "detail": handover.detail,
         "age": round(now - handover.started, 3),

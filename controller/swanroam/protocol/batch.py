@@ -9,6 +9,9 @@ from swanroam.protocol.host_state import Pair
 from swanroam.protocol.messages import Connection, IPAddress, Obstacle, TransferRequest, TransferStage
 from swanroam.protocol.transfer import Kept, Key, LetGo, StopSockets, UnlockSockets
 
+AT_THE_PEER = "at the peer"
+"""The detail of what hinders only the peer's side of a connection."""
+
 
 @dataclass(slots=True)
 class Batch:
@@ -109,7 +112,7 @@ def obstacle_of(said: Mapping[Key, Connection], key: Key) -> Obstacle:
 def obstacles(said: Mapping[Key, Connection], keys: Iterable[Key]) -> list[Kept]:
     """Why these are kept, as the peer said."""
     found = ((key, obstacle_of(said, key)) for key in keys)
-    return [Kept(key, obstacle, "at the peer") for key, obstacle in found if obstacle is not Obstacle.NONE]
+    return [Kept(key, obstacle, AT_THE_PEER) for key, obstacle in found if obstacle is not Obstacle.NONE]
 
 
 def _connection(key: Key, number: int = 0, obstacle: Obstacle = Obstacle.NONE) -> Connection:

@@ -29,7 +29,7 @@ from swanroam.protocol.binding import Binding
 from swanroam.protocol.bucket import Bucket
 from swanroam.protocol.credit import Credit
 from swanroam.protocol.events import Action, Association, Fact, ReadUsage, ReleaseFilters, Report, Send
-from swanroam.protocol.handover import Handover, Result, Step
+from swanroam.protocol.handover import Cause, Handover, Result, Step
 from swanroam.protocol.host_state import Pair
 from swanroam.protocol.messages import (
     NONCE_SIZE,
@@ -306,7 +306,9 @@ class Correspondent:
                 if self.handover is not None:
                     overtaken = self.handover.ended(Result.OVERTAKEN, f"by a move to {after.current}")
                     actions.append(Report(Fact.HANDOVER_FINISHED, handover=overtaken))
-                self.handover = Handover(message.handover, before.current, after.current, message.sequence, now)
+                self.handover = Handover(
+                    message.handover, before.current, after.current, message.sequence, now, cause=Cause.PEER
+                )
                 actions.append(
                     Report(Fact.HANDOVER_STARTED, f"peer {before.current} -> {after.current}", self.handover)
                 )

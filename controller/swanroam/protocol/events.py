@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
-from swanroam.protocol.handover import Handover
+from swanroam.protocol.handover import Cause, Handover
 from swanroam.protocol.host_state import Pair
 from swanroam.protocol.messages import IPAddress, Message
 from swanroam.protocol.transfer import TransferEvent, TransferOrder
@@ -37,6 +37,8 @@ class AddressesRead:
     preferred: IPAddress | None
     usable: frozenset[IPAddress]
     """Addresses on real interfaces that count; not those that are only held on the carrier."""
+    cause: Cause = Cause.UNKNOWN
+    """Why `preferred` is not the current one, if it is not."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,11 @@ class FilterMoves:
         self._renegotiated: Pair | None = None
         """The pair for which new filters have to be made after all."""
 
+    def reconfigure(self, method: Method, first: float, ceiling: float) -> None:
+        """Another method for the next move, and other pauses (seconds) between retransmissions."""
+        self._method = method
+        self.leader.exchange.reconfigure(first, ceiling)
+
     def crossing(self, pair: Pair) -> Crossing:
         """How far this host's filters have come to the pair."""
         own = self.leader.crossing(pair)

@@ -32,6 +32,18 @@ class Result(enum.Enum):
     UNPROVEN = "unproven"  # the peer's: it did not show that it receives at its new address
 
 
+class Cause(enum.Enum):
+    """Why an address changes."""
+
+    PLANNED = "planned"  # somebody asked for it
+    PREFERRED = "preferred"  # the old address works, another is preferred now
+    DEPRECATED = "deprecated"  # the old address is about to be withdrawn
+    GONE = "gone"  # the host has lost the old address
+    LINK_DOWN = "link_down"  # the host has it on a link that passes no packets
+    PEER = "peer"  # it is the peer's address, and the peer knows why
+    UNKNOWN = "unknown"  # an earlier run began it
+
+
 @dataclass(frozen=True, slots=True)
 class Handover:
     """One address change towards one peer. Times are seconds on the machine's monotonic clock."""
@@ -44,6 +56,7 @@ class Handover:
     steps: tuple[tuple[Step, float], ...] = ()
     result: Result = Result.RUNNING
     detail: str = ""
+    cause: Cause = Cause.UNKNOWN
 
     @property
     def name(self) -> str:

@@ -35,6 +35,7 @@ from swanroam.protocol.announcer import Announcer, Answer
 from swanroam.protocol.binding import Binding
 from swanroam.protocol.events import (
     Action,
+    AddressesRead,
     Association,
     EndSockets,
     EstablishFilters,
@@ -44,7 +45,7 @@ from swanroam.protocol.events import (
     Send,
 )
 from swanroam.protocol.filters import Filters
-from swanroam.protocol.handover import Handover, Result, Step
+from swanroam.protocol.handover import Cause, Handover, Result, Step
 from swanroam.protocol.host_state import Pair
 from swanroam.protocol.messages import HANDOVER_SIZE, Acknowledgment, IPAddress, Verdict
 from swanroam.protocol.release import Releases
@@ -69,6 +70,7 @@ class Mobile:
         self._token = token
         self._jitter = jitter
         self._preferred: IPAddress | None = None
+        self._cause = Cause.UNKNOWN
         self._rejected: IPAddress | None = None
         """The preferred address, when it failed: not tried again until another is preferred, IKE gets through from it,
         or the current one goes."""
@@ -136,15 +138,16 @@ class Mobile:
 
     # --- what came in -----------------------------------------------------------------------------------------
 
-    def addresses_read(self, preferred: IPAddress | None, usable: frozenset[IPAddress], now: float) -> None:
-        appeared = usable - self._usable
-        self._usable = usable
-        if preferred != self._preferred:
-            self._preferred = preferred
+    def addresses_read(self, event: AddressesRead, now: float) -> None:
+        appeared = event.usable - self._usable
+        self._usable = event.usable
+        self._cause = event.cause
+        if event.preferred != self._preferred:
+            self._preferred = event.preferred
             self._rejected = None
         if self.binding is not None and self.binding.current in appeared:
             self.announcer.hasten(now)
-        if self.binding is not None and self.binding.current not in usable:
+        if self.binding is not None and self.binding.current not in event.usable:
             self._rejected = None
 
     def associations_read(self, associations: Collection[Association], now: float) -> None:
@@ -306,7 +309,7 @@ class Mobile:
         if address not in self.announcer.disclosure.anchored:
             self.ours.add(address)
         self._put_current(address, now)
-        self.handover = Handover(self._token(HANDOVER_SIZE), old, address, self.sequence, now)
+        self.handover = Handover(self._token(HANDOVER_SIZE), old, address, self.sequence, now, cause=self._cause)
         actions.append(Report(Fact.HANDOVER_STARTED, f"{old} -> {address}", self.handover))
         return actions
 

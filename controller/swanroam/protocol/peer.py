@@ -255,8 +255,8 @@ class PeerMachine:
                 self.associations = associations
                 self.mobile.associations_read(associations, now)
                 return []
-            case AddressesRead(preferred, usable):
-                self.mobile.addresses_read(preferred, usable, now)
+            case AddressesRead():
+                self.mobile.addresses_read(event, now)
                 return []
             case MessageReceived(message):
                 return self._message(message, now)

@@ -54,5 +54,6 @@ def _take_over(machine: PeerMachine, settings: PeerSettings, now: float) -> None
     machine.settings = settings
     machine.mobile.reconfigure(settings.mobile)
     machine.correspondent.reconfigure(settings.policy, grace=settings.mobile.grace)
-    machine.leader.exchange.reconfigure(settings.mobile.first_retransmit, settings.mobile.ceiling)
+    mobile = settings.mobile
+    machine.filter_moves.reconfigure(mobile.method, mobile.first_retransmit, mobile.ceiling)
     machine.transfers.reconfigure(settings, now)
