@@ -11,6 +11,7 @@ The rooms of the house, in the order in which a reader wants them:
 - ``ike``: charon over VICI: its associations as data, and the two ways of moving security filters.
 - ``daemon``: wiring only. An event goes one way: kernel, VICI or datagram -> ``protocol`` -> actions -> ``kernel``
   and ``ike``.
+- ``doctor``: looks at the host, changes nothing, and says what is wrong.
 - ``cli``: one file for each command.
 - ``config``: the YAML file.
 """

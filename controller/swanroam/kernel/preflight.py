@@ -21,6 +21,7 @@ from swanroam.kernel.carrier import CarrierSettings
 from swanroam.kernel.carrier_devices import (
     DEVICE_NAMES,
     FALLBACK_DEVICES,
+    MODULES,
     CarrierDeviceError,
     Device,
     create_device,
@@ -176,10 +177,11 @@ async def _carrier(netlink: RouteSocket, family: AddressFamily, settings: Carrie
         if findings[-1].severity is Severity.OK:
             findings.append(await _routing(netlink, device, settings))
     except CarrierDeviceError as error:
-        remedy = error.remedy
         if error.errno == errno.EOPNOTSUPP:
-            remedy += f"; without the module: {_KERNEL_PACKAGE}"
-        return [Finding(check, Severity.ERROR, error.reason, remedy)]
+            module, option = MODULES[family]
+            remedy = f"without the module the kernel was built without {option}: {_KERNEL_PACKAGE}"
+            return [Finding(check, Severity.ERROR, error.reason, remedy, f"modprobe {module}")]
+        return [Finding(check, Severity.ERROR, error.reason, error.remedy)]
     finally:
         await asyncio.shield(_remove_trial_device(netlink, family))
     return findings
