@@ -31,7 +31,7 @@ from swanroam.daemon.requirements import Requirements, Unmet
 from swanroam.daemon.run import AlreadyRunningError, DirectoryError, api_group, journal_path, single_instance
 from swanroam.kernel.address_watch import AddressWatchError
 
-COMMANDS = ("status", "sockets", "move", "check-config", "run", "cleanup")
+COMMANDS = ("status", "sockets", "move", "doctor", "check-config", "run", "cleanup")
 
 
 @pytest.fixture

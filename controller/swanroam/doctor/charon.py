@@ -17,6 +17,8 @@ from swanroam.kernel.findings import Finding, Severity, ok
 
 OLDEST: Final = (5, 9, 8)
 NEEDED_PLUGINS: Final = ("kernel-netlink", "socket-default", "vici")
+_SLACK: Final = 2.0
+"""Seconds: when a process was started is known to one."""
 ROAM_EVENTS: Final = "plugins.kernel-netlink.roam_events"
 _LEAVE_ALONE: Final = "charon {\n  plugins {\n    kernel-netlink {\n      roam_events = no\n    }\n  }\n}\n"
 
@@ -104,7 +106,7 @@ def _options(view: View, charon: CharonAnswer) -> Iterator[Finding]:
 
 def option_findings(view: View, settings: Settings, started: float | None) -> Iterator[Finding]:
     """What the options mean for us. `started`: when charon was, in seconds since 1970, if known."""
-    changed = [path for path, time in settings.changed.items() if started is not None and time > started]
+    changed = [path for path, time in settings.changed.items() if started is not None and time > started + _SLACK]
     if changed:
         yield Finding(
             "strongswan.conf",

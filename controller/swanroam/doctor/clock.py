@@ -38,7 +38,7 @@ class _Timex(ctypes.Structure):
 def check(view: View) -> list[Finding]:
     """Is it synchronised, and are our certificates valid now?"""
     certificates = list(_certificates(view))
-    return [_synchronised(clock_status(), certificates=bool(certificates)), *certificate_findings(certificates, now())]
+    return [synchronised(clock_status(), certificates=bool(certificates)), *certificate_findings(certificates, now())]
 
 
 def now() -> int:
@@ -53,7 +53,7 @@ def clock_status() -> int | None:
     return None if libc.adjtimex(ctypes.byref(state)) < 0 else int(state.status)
 
 
-def _synchronised(status: int | None, *, certificates: bool) -> Finding:
+def synchronised(status: int | None, *, certificates: bool) -> Finding:
     check = "clock"
     if status is None:
         return Finding(

@@ -136,14 +136,13 @@ class _Parser:
 
     def _open(self, into: Section, words: list[str]) -> None:
         """`name {`, or `name : other, another {`, which takes over what those have."""
-        name, _, others = " ".join(words).partition(":")
-        section = into.sections.setdefault(name.strip(), Section())
-        for other in (part.strip() for part in others.split(",")):
+        name = _unquoted(words[0].rstrip(":"))
+        section = into.sections.setdefault(name, Section())
+        for other in " ".join(words[1:]).lstrip(":").replace(",", " ").split():
             parent = self._settings.root
-            for part in filter(None, other.split(".")):
+            for part in other.split("."):
                 parent = parent.sections.get(part, Section())
-            if other:
-                _merge(parent, section)
+            _merge(parent, section)
         self.section(section, nested=True)
 
     def _include(self, into: Section) -> None:

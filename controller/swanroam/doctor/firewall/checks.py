@@ -57,15 +57,11 @@ def _read() -> tuple[list[Table], Finding | None]:
     except ValueError as error:
         return [], Finding("firewall", Severity.WARNING, f"the rules could not be read: {error}", "report it")
     if saved:  # tells more of what iptables-nft has made than nft does
-        tables = without_iptables(tables)
-    elif nft.missing and _has_nftables():
-        return [], Finding(
-            "firewall",
-            Severity.NOTE,
-            "there may be packet filter rules, and no program is there to read them: they were not looked at",
-            command="apt install nftables",
-        )
-    return [*tables, *saved], None
+        return [*without_iptables(tables), *saved], None
+    if nft.status != 0 and _has_nftables():
+        evidence = f"there may be packet filter rules, and they could not be read: {nft.err}"
+        return [], Finding("firewall", Severity.NOTE, evidence, command="apt install nftables" if nft.missing else "")
+    return tables, None
 
 
 def _has_nftables() -> bool:

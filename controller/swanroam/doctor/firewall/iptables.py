@@ -22,9 +22,6 @@ _TARGETS: Final = {
 }
 """What they do with a packet; all others that are no chains let it go on."""
 _HOOKS: Final = {"PREROUTING": "prerouting", "INPUT": "input", "OUTPUT": "output", "POSTROUTING": "postrouting"}
-_WORDLESS: Final = frozenset({"-m", "--match", "--comment"})
-"""Options with a word that says nothing about the packet."""
-_OF_TARGETS: Final = ("--reject-with", "--log-", "--set-", "--nflog-", "--queue-", "--to-", "--save-", "--restore-")
 
 
 def read_iptables(text: str, program: str, version: int) -> list[Table]:
@@ -63,15 +60,15 @@ def _rule(text: str, words: Sequence[str]) -> Rule:
         if option == "!":
             negated = True
             continue
-        values: list[str] = []
+        if option in ("-j", "--jump", "-g", "--goto"):  # what comes then is the target's
+            target = rest.pop(0)
+            effects = _TARGETS.get(target, (Jump(target, back=option in ("-j", "--jump")),))
+            break
+        values = [rest.pop(0)] if option == "--comment" else []
         while rest and not rest[0].startswith("-") and rest[0] != "!":
             values.append(rest.pop(0))
-        value = values[0] if values else ""
-        if option in ("-j", "--jump", "-g", "--goto"):
-            jump = Jump(value, back=option in ("-j", "--jump"))
-            effects = _TARGETS.get(value, (jump,))
-        elif option not in _WORDLESS and not option.startswith(_OF_TARGETS):
-            matches.append(_match(option, value, negated))
+        if option not in ("-m", "--match", "--comment"):
+            matches.append(_match(option, values[0] if values else "", negated))
         negated = False
     return Rule(text, tuple(matches), effects)
 
