@@ -247,7 +247,7 @@ class RouteSocket(AsyncIPRoute):  # type: ignore[misc]  # pyroute2 has no type i
         if found is None or index is None:
             return None
         try:
-            (link,) = await self.get_links(index)
+            (link,) = [found async for found in await self.get_links(index)]
         except NetlinkError as error:
             raise RouteSocketError(error.code, f"look at interface {index}", _text(error)) from error
         metrics = found.get_attr("RTA_METRICS")

@@ -20,7 +20,7 @@ from swanroam.kernel.rtnetlink import family_of
 _ESP: Final = 50
 _CARRIER: Final = {4: 4, 6: 41}
 IKE_PORTS: Final = (500, 4500)
-_LEGACY: Final = {4: Path("/proc/net/ip_tables_names"), 6: Path("/proc/net/ip6_tables_names")}
+_LEGACY: Final = {4: Path("/proc/thread-self/net/ip_tables_names"), 6: Path("/proc/thread-self/net/ip6_tables_names")}
 """Tables of the old iptables, which nft does not show, by IP version; empty where it is not used."""
 
 
