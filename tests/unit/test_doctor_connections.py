@@ -134,6 +134,10 @@ def test_no_ike_sa_is_a_warning_where_we_move_and_a_note_where_the_peer_does(tmp
     finding = only(established(connected(tmp_path, ike_sas=(), peer="moves: peer")))
     assert finding.severity is Severity.NOTE
 
+    anywhere = ("remote_addrs = 10.3.3.2", "remote_addrs = %any")
+    finding = only(established(connected(tmp_path, anywhere, ike_sas=())))
+    assert finding.severity is Severity.NOTE
+
 
 def test_a_missing_control_child_is_initiated(tmp_path: Path) -> None:
     view = connected(tmp_path)

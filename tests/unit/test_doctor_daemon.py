@@ -61,6 +61,15 @@ def test_a_daemon_that_does_not_answer_is_an_error(tmp_path: Path) -> None:
     assert only(daemon.check(forbidden)).severity is Severity.UNSEEN
 
 
+def test_a_daemon_that_is_hidden_by_permissions_is_not_taken_for_none(tmp_path: Path) -> None:
+    view = healthy(tmp_path, daemon_pid=None, api=Api(None, "no permission to use api.sock", forbidden=True))
+    assert {finding.severity for finding in bad(daemon.check(view))} == {Severity.UNSEEN}
+
+
+def test_a_daemon_that_answers_runs_though_its_process_is_in_another_container(tmp_path: Path) -> None:
+    assert bad(daemon.check(healthy(tmp_path, daemon_pid=None))) == []
+
+
 @pytest.mark.parametrize(
     ("more", "capabilities", "missing"),
     [

@@ -31,15 +31,20 @@ async def check(view: View) -> list[Finding]:
 
 def _absent(view: View, peer: PeerSettings) -> Finding:
     evidence = f"charon has no IKE_SA with {peer.identity}"
-    if not peer.moves.we_may:
+    if not peer.moves.we_may or not _connects(view, peer):
         return Finding("IKE_SA", Severity.NOTE, f"{evidence}; it may connect when it likes")
     return Finding(
         "IKE_SA",
         Severity.WARNING,
         f"{evidence}, so nothing can move",
-        "if this host is the one that connects",
-        remedies.initiate(view.config, peer.connection, _data_child(view, peer)),
+        command=remedies.initiate(view.config, peer.connection, _data_child(view, peer)),
     )
+
+
+def _connects(view: View, peer: PeerSettings) -> bool:
+    """Whether this host knows where to."""
+    connection = view.connection(peer)
+    return connection is None or any("%any" not in place and "/" not in place for place in connection.remote_addrs)
 
 
 def _of_ike_sa(view: View, peer: PeerSettings, ike_sa: IkeSa) -> Iterator[Finding]:

@@ -32,13 +32,15 @@ def check(view: View) -> list[Finding]:
 def _instances(view: View, pids: Collection[int]) -> Iterator[Finding]:
     check = "daemon"
     lock = view.config.runtime_directory / "lock"
-    if view.daemon_pid is None:
+    if view.api.forbidden and view.daemon_pid is None:
+        yield Finding(check, Severity.UNSEEN, f"{lock} is hidden from this user")
+    elif not view.running:
         evidence = f"no daemon holds {lock}: connections end when an address changes"
         yield Finding(check, Severity.WARNING, evidence, command="systemctl start swanroam")
     else:
-        yield ok(check, f"process {view.daemon_pid} holds {lock}")
+        yield ok(check, f"process {view.daemon_pid or 'unknown'} holds {lock}")
     others = sorted(set(pids) - {view.daemon_pid})
-    if others:
+    if others and view.daemon_pid is not None:
         yield Finding(
             "second daemon",
             Severity.ERROR,

@@ -53,14 +53,14 @@ class Found:
 
 async def check(view: View) -> list[Finding]:
     """Guards where a daemon runs, else leftovers."""
-    check = _GUARDS if view.daemon_pid is not None else _LEFTOVERS
+    check = _GUARDS if view.running else _LEFTOVERS
     if not view.privileged:
         return [Finding(check, Severity.UNSEEN, "IPsec policies can be read with CAP_NET_ADMIN only")]
     try:
         found = await _find(view)
     except (XfrmError, RouteSocketError) as error:
         return [Finding(check, Severity.WARNING, str(error), "what is in the kernel could not be looked at")]
-    return guard_findings(view, found) if view.daemon_pid is not None else leftover_findings(view, found)
+    return guard_findings(view, found) if view.running else leftover_findings(view, found)
 
 
 async def _find(view: View) -> Found:

@@ -58,7 +58,7 @@ class View:
     """CAP_NET_ADMIN is in force."""
     api: Api = Api()
     daemon_pid: int | None = None
-    """Who holds the daemon's lock."""
+    """Who holds the daemon's lock; None also when the process or the lock is hidden from us."""
     charon: CharonAnswer | None = None
     charon_trouble: str = ""
     definitions: Definitions | None = None
@@ -66,6 +66,11 @@ class View:
     ike_sas: tuple[IkeSa, ...] = ()
     """All that are established, of peers of ours."""
     ways: tuple[Way, ...] = ()
+
+    @property
+    def running(self) -> bool:
+        """Whether a daemon runs, as far as that can be seen."""
+        return self.daemon_pid is not None or self.api.status is not None
 
     def connection(self, peer: PeerSettings) -> ConnectionDefinition | None:
         """The peer's connection as it is configured; None where that can't be read or there is none."""
