@@ -91,7 +91,7 @@ def test_five_faults_beside_a_running_daemon_are_found_and_mended(make_lab: Call
 
     status, findings = examined(host)
     found = bad(findings)
-    expected = {"rp_filter", "MTU", "firewall", "unique", "control child", "control channel"}
+    expected = {"rp_filter", "MTU", "firewall", "unique", "control child"}
     assert status == 9
     assert expected <= set(found)
     assert set(found) - expected <= {"peer correspondent"}

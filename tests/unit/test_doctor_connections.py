@@ -146,6 +146,12 @@ def test_a_missing_control_child_is_initiated(tmp_path: Path) -> None:
     assert finding.command == "swanctl --initiate --ike server --child swanroam"
 
 
+def test_a_control_child_that_is_not_configured_is_told_once(tmp_path: Path) -> None:
+    view = connected(tmp_path, ("            swanroam {", "            swanrome {"))
+    assert bad(established(changed(view, children=children(view)[:1]))) == []
+    assert [finding.check for finding in bad(connections.check(view))] == ["control child"]
+
+
 def test_a_control_child_for_other_addresses_is_made_anew(tmp_path: Path) -> None:
     view = connected(tmp_path)
     data, control = children(view)

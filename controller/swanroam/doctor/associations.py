@@ -65,7 +65,8 @@ def _of_ike_sa(view: View, peer: PeerSettings, ike_sa: IkeSa) -> Iterator[Findin
             f"charon has found a NAT between {local.host} and {remote.host}: a carrier does not pass it",
             "swanroam needs addresses that both hosts see as they are",
         )
-    yield _control(view, peer, ike_sa)
+    if ike_sa.child(view.config.control.child) is not None or _configured(view, peer, view.config.control.child):
+        yield _control(view, peer, ike_sa)  # otherwise `connections` tells why there is none
     yield from _modes(view, peer, ike_sa)
 
 
@@ -133,6 +134,11 @@ def _covers(child: ChildSa, ike_sa: IkeSa) -> bool:
     if child.mode is not Mode.TRANSPORT or local is None or remote is None:
         return False
     return any(ts.is_host(local) for ts in child.local_ts) and any(ts.is_host(remote) for ts in child.remote_ts)
+
+
+def _configured(view: View, peer: PeerSettings, child: str) -> bool:
+    """Whether there could be such a CHILD_SA, as far as that is known."""
+    return view.connection(peer) is None or _configured_mode(view, peer, child) is not None
 
 
 def _configured_mode(view: View, peer: PeerSettings, child: str) -> Mode | None:
