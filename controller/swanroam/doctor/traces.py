@@ -39,7 +39,7 @@ class Found:
     def __str__(self) -> str:
         parts = []
         if self.held:
-            parts.append(f"old addresses {', '.join(sorted(self.held))}")
+            parts.append(f"held addresses {', '.join(sorted(self.held))}")
         if self.devices:
             parts.append(f"devices {', '.join(sorted(self.devices))}")
         if self.inner:
