@@ -112,7 +112,7 @@ def test_the_way_out_and_what_fits_into_it_are_read() -> None:
 
 def test_guards_and_leftovers_are_found_in_the_kernel(tmp_path: Path) -> None:
     running = healthy(tmp_path)
-    stopped = replace(running, daemon_pid=None)
+    stopped = replace(running, daemon_pid=None, api=Api(None, "no daemon answers"))
 
     async def scenario() -> None:
         assert bad(await traces.check(stopped)) == []
