@@ -12,6 +12,7 @@ The rooms of the house, in the order in which a reader wants them:
 - ``history``: what happened, on the disk and as people read it. Start with ``history/handovers.py``.
 - ``daemon``: wiring only. An event goes one way: kernel, VICI or datagram -> ``protocol`` -> actions -> ``kernel``
   and ``ike``.
+- ``doctor``: looks at the host, changes nothing, and says what is wrong.
 - ``cli``: one file for each command.
 - ``config``: the YAML file.
 """

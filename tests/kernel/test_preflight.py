@@ -10,7 +10,8 @@ import pytest
 
 from kernel.fresh_namespace import in_fresh_namespace, ip
 from swanroam.kernel.carrier import CarrierPlane
-from swanroam.kernel.preflight import Finding, Severity, preflight
+from swanroam.kernel.findings import Finding, Severity
+from swanroam.kernel.preflight import preflight
 from swanroam.kernel.rtnetlink import RouteSocket
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -39,9 +40,9 @@ def test_without_the_capability_it_says_so_and_tries_nothing() -> None:
     async def scenario() -> None:
         _drop_capabilities()
         (finding,) = await preflight()
-        assert finding.severity is Severity.FAILURE
-        assert "CAP_NET_ADMIN" in finding.what
-        assert finding.remedy
+        assert finding.severity is Severity.ERROR
+        assert "CAP_NET_ADMIN" in finding.evidence
+        assert finding.mend
 
     in_fresh_namespace(scenario)
 
@@ -53,7 +54,7 @@ def test_every_problem_has_a_remedy_and_nothing_is_left() -> None:
         findings = await preflight()
         assert _state() == before
         for finding in findings:
-            assert bool(finding.remedy) == (finding.severity is not Severity.OK), finding
+            assert bool(finding.mend) == (finding.severity is not Severity.OK), finding
 
     in_fresh_namespace(scenario)
 
@@ -65,35 +66,8 @@ def test_missing_ipv6_is_a_failure() -> None:
         assert _by_check(await preflight([AF_INET]))["IPv6 for the control channel"].severity is Severity.OK
         parameter.write_text("1", encoding="ascii")
         finding = _by_check(await preflight([AF_INET]))["IPv6 for the control channel"]
-        assert finding.severity is Severity.FAILURE
-        assert "sysctl net.ipv6.conf.lo.disable_ipv6=0" in finding.remedy
-
-    in_fresh_namespace(scenario)
-
-
-@pytest.mark.kernel
-def test_strict_reverse_path_filters_are_named() -> None:
-    async def scenario() -> None:
-        ip("link add strict type veth peer name other")
-        for name in ("all", "strict", "other"):
-            Path(f"/proc/sys/net/ipv4/conf/{name}/rp_filter").write_text("0", encoding="ascii")
-        assert "strict" not in _by_check(await preflight([AF_INET]))["rp_filter"].what
-        Path("/proc/sys/net/ipv4/conf/strict/rp_filter").write_text("1", encoding="ascii")
-        finding = _by_check(await preflight([AF_INET]))["rp_filter"]
-        assert finding.severity is Severity.NOTICE
-        assert "net.ipv4.conf.strict.rp_filter=2" in finding.remedy
-
-    in_fresh_namespace(scenario)
-
-
-@pytest.mark.kernel
-def test_arp_for_old_addresses_is_a_notice() -> None:
-    async def scenario() -> None:
-        parameter = Path("/proc/sys/net/ipv4/conf/all/arp_ignore")
-        parameter.write_text("0", encoding="ascii")
-        assert _by_check(await preflight([AF_INET]))["arp_ignore"].severity is Severity.NOTICE
-        parameter.write_text("1", encoding="ascii")
-        assert _by_check(await preflight([AF_INET]))["arp_ignore"].severity is Severity.OK
+        assert finding.severity is Severity.ERROR
+        assert "sysctl net.ipv6.conf.lo.disable_ipv6=0" in finding.mend
 
     in_fresh_namespace(scenario)
 
@@ -104,7 +78,7 @@ def test_a_capable_kernel_has_no_failure_and_keeps_nothing() -> None:
         before = _state()
         findings = await preflight()
         assert _state() == before
-        assert not [f for f in findings if f.severity in (Severity.FAILURE, Severity.WARNING)]
+        assert not [f for f in findings if f.severity in (Severity.ERROR, Severity.WARNING)]
         for check in (
             "ESP for IPv4",
             "ESP for IPv6",
@@ -151,8 +125,8 @@ def test_a_trial_device_of_a_killed_trial_is_no_obstacle() -> None:
     ("setup", "check", "severity", "words"),
     [
         ("link set tunl0 up", "fallback tunnels", Severity.WARNING, "ip link set tunl0 down"),
-        ("link add foreign type ipip external", "IPv4-in-IPv4 carrier", Severity.FAILURE, "allows only one"),
-        ("link add swanroam4 type dummy", "IPv4-in-IPv4 carrier", Severity.FAILURE, "ip link delete swanroam4"),
+        ("link add foreign type ipip external", "IPv4-in-IPv4 carrier", Severity.ERROR, "allows only one"),
+        ("link add swanroam4 type dummy", "IPv4-in-IPv4 carrier", Severity.ERROR, "ip link delete swanroam4"),
     ],
 )
 def test_what_is_in_the_way_is_named(setup: str, check: str, severity: Severity, words: str) -> None:
@@ -160,6 +134,6 @@ def test_what_is_in_the_way_is_named(setup: str, check: str, severity: Severity,
         ip(setup)
         finding = _by_check(await preflight([AF_INET]))[check]
         assert finding.severity is severity
-        assert words in finding.remedy
+        assert words in finding.mend
 
     in_fresh_namespace(scenario)

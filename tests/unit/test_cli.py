@@ -34,7 +34,7 @@ from swanroam.daemon.requirements import Requirements, Unmet
 from swanroam.daemon.run import AlreadyRunningError, DirectoryError, api_group, journal_path, single_instance
 from swanroam.kernel.address_watch import AddressWatchError
 
-COMMANDS = ("status", "sockets", "history", "move", "check-config", "reload", "run", "cleanup")
+COMMANDS = ("status", "sockets", "history", "move", "doctor", "check-config", "reload", "run", "cleanup")
 
 
 @pytest.fixture

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 from collections.abc import Collection
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from socket import AF_INET, AF_INET6, AddressFamily
 
@@ -13,11 +13,12 @@ import pytest
 
 from swanroam.config import Config, parse_config
 from swanroam.daemon import requirements
-from swanroam.daemon.requirements import Requirements, Unmet, check_requirements, connection_problems, lacking
+from swanroam.daemon.connections import connection_findings
+from swanroam.daemon.requirements import Requirements, Unmet, check_requirements, lacking
 from swanroam.ike.definitions import Definitions, read_definitions
-from swanroam.kernel.preflight import Finding, Severity
+from swanroam.kernel.findings import Finding, Severity
+from swanroam.kernel.preflight import MIGRATION
 from swanroam.kernel.privileges import Capability
-from swanroam.kernel.xfrm.errors import error_for
 from unit.vici_server import Script, response, serving
 
 OURS, ITS = "mobile.example.org", "peer.example.org"
@@ -74,11 +75,16 @@ def definitions(settings: Config) -> Definitions:
     return asyncio.run(read_definitions(swanctl=settings.swanctl, file=settings.swanctl_file))
 
 
+def connection_problems(settings: Config) -> list[str]:
+    found = connection_findings(settings, definitions(settings))
+    return [f"{finding.evidence}: {finding.mend}" for finding in found]
+
+
 def test_a_connection_as_check_config_prints_it_has_no_problem(tmp_path: Path) -> None:
     settings = config(tmp_path)
     write(settings)
 
-    assert connection_problems(settings, definitions(settings)) == []
+    assert connection_problems(settings) == []
 
 
 @pytest.mark.parametrize(
@@ -136,7 +142,7 @@ def test_what_a_connection_lacks_is_told_with_the_remedy(
     settings = config(tmp_path)
     write(settings, *changes)
 
-    (problem,) = connection_problems(settings, definitions(settings))
+    (problem,) = connection_problems(settings)
 
     assert expected in problem
 
@@ -145,7 +151,7 @@ def test_children_that_do_not_exist_are_named(tmp_path: Path) -> None:
     settings = config(tmp_path, "children: [data, voice]")
     write(settings)
 
-    assert connection_problems(settings, definitions(settings)) == [
+    assert connection_problems(settings) == [
         "peer peer.example.org: connection server has no child voice: mend `children`"
     ]
 
@@ -155,7 +161,7 @@ def test_an_identity_may_be_written_in_any_of_swanctls_ways(tmp_path: Path, writ
     settings = config(tmp_path)
     write(settings, ("id = peer.example.org", f"id = {written}"))
 
-    assert connection_problems(settings, definitions(settings)) == []
+    assert connection_problems(settings) == []
 
 
 @pytest.mark.parametrize("mark", ["21331", "0x5353/0xffffffff"])
@@ -163,7 +169,7 @@ def test_a_mark_may_be_written_in_any_of_swanctls_ways(tmp_path: Path, mark: str
     settings = config(tmp_path)
     write(settings, ("set_mark_out = 0x5353", f"set_mark_out = {mark}"))
 
-    assert connection_problems(settings, definitions(settings)) == []
+    assert connection_problems(settings) == []
 
 
 # --- all of it ----------------------------------------------------------------------------------------------------
@@ -179,8 +185,8 @@ def checked(settings: Config, *scripts: Script) -> Requirements:
     return asyncio.run(check())
 
 
-def kernel_says(monkeypatch: pytest.MonkeyPatch, **failing: Finding) -> None:
-    """What the kernel's trials find, by family; nothing wrong in those not named."""
+def kernel_says(monkeypatch: pytest.MonkeyPatch, *parameters: Finding, **failing: Finding) -> None:
+    """What the kernel's trials find, by family; nothing wrong in those not named. `parameters`: how it is set."""
 
     async def preflight(families: Collection[AddressFamily], settings: object) -> list[Finding]:
         found = [failing[family.name] for family in families if family.name in failing]
@@ -188,11 +194,13 @@ def kernel_says(monkeypatch: pytest.MonkeyPatch, **failing: Finding) -> None:
 
     monkeypatch.setattr(requirements, "preflight", preflight)
     monkeypatch.setattr(requirements, "forwards", lambda version: False)
+    monkeypatch.setattr(requirements, "packet_parameters", lambda counts: parameters)
+    monkeypatch.setattr(requirements, "tracing", lambda: Finding("ptrace_scope", Severity.OK, "is fine"))
 
 
-NO_ESP = Finding("ESP for IPv4", Severity.FAILURE, "the kernel has no ESP for IPv4", "modprobe esp4")
-NO_ESP6 = Finding("ESP for IPv6", Severity.FAILURE, "the kernel has no ESP for IPv6", "modprobe esp6")
-NO_RIGHTS = Finding("privilege", Severity.FAILURE, "this process lacks CAP_NET_ADMIN", "run it as root")
+NO_ESP = Finding("ESP for IPv4", Severity.ERROR, "the kernel has no ESP for IPv4", "modprobe esp4")
+NO_ESP6 = Finding("ESP for IPv6", Severity.ERROR, "the kernel has no ESP for IPv6", "modprobe esp6")
+NO_RIGHTS = Finding("privilege", Severity.ERROR, "this process lacks CAP_NET_ADMIN", "run it as root")
 
 
 async def version(peer: object) -> None:
@@ -262,7 +270,43 @@ def test_one_family_is_enough_and_the_other_is_warned_of(tmp_path: Path, monkeyp
 
     assert found.unmet == []
     assert found.families == (AF_INET,)
-    assert found.findings == [NO_ESP6]
+    assert found.findings == [replace(NO_ESP6, severity=Severity.WARNING)]
+
+
+def test_what_both_families_have_in_common_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tunnel = Finding("fallback tunnels", Severity.WARNING, "tunl0 is up", command="ip link set tunl0 down")
+    kernel_says(monkeypatch, AF_INET=tunnel, AF_INET6=tunnel)
+    settings = config(tmp_path)
+    write(settings)
+
+    assert checked(settings, version).findings == [tunnel]
+
+
+STRICT = Finding("rp_filter", Severity.WARNING, "rp_filter is strict on eth0")
+
+
+@pytest.mark.parametrize(("peer", "severity"), [("", Severity.WARNING), ("moves: peer", Severity.NOTE)])
+def test_strict_reverse_path_filters_matter_where_addresses_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, peer: str, severity: Severity
+) -> None:
+    kernel_says(monkeypatch, STRICT)
+    settings = config(tmp_path, peer)
+    write(settings)
+
+    assert checked(settings, version).findings == [replace(STRICT, severity=severity)]
+
+
+def test_programs_that_nobody_may_stop_keep_the_daemon_from_starting_unless_sockets_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel_says(monkeypatch)
+    untraceable = Finding("ptrace_scope", Severity.ERROR, "nobody may stop a program", "reboot")
+    monkeypatch.setattr(requirements, "tracing", lambda: untraceable)
+    for more, unmet in (("", [(Unmet.KERNEL, str(untraceable))]), ("defaults: {transport: keep}", [])):
+        settings = config(tmp_path, more=more)
+        write(settings)
+
+        assert checked(settings, version).unmet == unmet
 
 
 @pytest.mark.parametrize(
@@ -286,7 +330,7 @@ def test_a_host_that_forwards_is_told_that_new_addresses_are_guarded_late(
 
     assert found.unmet == []
     assert [finding.check for finding in found.findings] == ["addresses.guard_new"] * told
-    assert all("this host forwards IPv4, so" in finding.what for finding in found.findings)
+    assert all("this host forwards IPv4, so" in finding.evidence for finding in found.findings)
 
 
 @pytest.mark.parametrize(
@@ -295,18 +339,15 @@ def test_a_host_that_forwards_is_told_that_new_addresses_are_guarded_late(
 def test_migrate_needs_a_kernel_that_migrates(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, peer: str, more: str
 ) -> None:
-    async def no_migration(xfrm: object) -> None:
-        raise error_for(errno.ENOPROTOOPT, "migrate")
-
-    kernel_says(monkeypatch)
-    monkeypatch.setattr(requirements, "probe_migrate", no_migration)
+    lack = Finding(MIGRATION, Severity.WARNING, "the kernel needs CONFIG_XFRM_MIGRATE=y", "use renegotiate")
+    kernel_says(monkeypatch, AF_INET=lack)
     settings = config(tmp_path, peer, more)
     write(settings)
 
     ((what, text),) = checked(settings, version).unmet
 
     assert what is Unmet.KERNEL
-    assert "the kernel needs CONFIG_XFRM_MIGRATE=y; or set filters: renegotiate" in text
+    assert text == f"{MIGRATION}: the kernel needs CONFIG_XFRM_MIGRATE=y: set filters: renegotiate"
 
 
 def test_a_vici_socket_that_is_not_there_is_charons_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

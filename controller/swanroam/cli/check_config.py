@@ -10,6 +10,7 @@ from swanroam.config import Config, PeerSettings, load_config
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
     parser = commands.add_parser("check-config", help="check the configuration file", description=__doc__)
+    parser.add_argument("--swanctl", action="store_true", help="print nothing but the control children, for swanctl")
     parser.add_argument("--quiet", action="store_true", help="say nothing when the file is right")
     return parser
 
@@ -17,7 +18,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(arguments: argparse.Namespace) -> int:
     """Exit status 0 when the file is right; all its errors otherwise."""
     config = load_config(arguments.config)
-    if not arguments.quiet:
+    if arguments.swanctl:
+        print("".join(control_child(config, peer) for peer in config.peers))
+    elif not arguments.quiet:
         print(f"{arguments.config}: right; {len(config.peers)} peer{'s' if len(config.peers) != 1 else ''}")
         print("The connections in swanctl.conf need this control child each:")
         for peer in config.peers:

@@ -14,8 +14,8 @@ class Exit(IntEnum):
     CONFIGURATION = 3  # the file is wrong, or names something that charon does not have
     CHARON = 4  # charon's VICI socket is missing or does not answer
     KERNEL = 5  # the kernel lacks ESP, IP-in-IP, XFRM migration or traffic control
-    PRIVILEGES = 6  # capabilities are missing
+    PRIVILEGES = 6  # capabilities are missing; `doctor`: it found nothing wrong, and could not look at everything
     NOT_RUNNING = 7  # no daemon answers on the local API
     ALREADY_RUNNING = 8  # another daemon has the runtime directory
-    ATTENTION = 9  # `status --check`: something needs an operator
+    ATTENTION = 9  # `status --check`, `doctor`: something needs an operator
     FILES = 10  # the state or runtime directory, the journal or the history can't be used

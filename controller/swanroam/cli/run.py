@@ -20,7 +20,7 @@ from swanroam.daemon.requirements import Unmet, check_requirements, lacking
 from swanroam.daemon.run import AlreadyRunningError, DirectoryError
 from swanroam.daemon.run import run as run_daemon
 from swanroam.kernel.address_watch import AddressWatchError
-from swanroam.kernel.preflight import Severity
+from swanroam.kernel.findings import Severity
 from swanroam.kernel.privileges import Capability, forbid_dumping, lay_aside
 
 log = structlog.get_logger("swanroam")
@@ -58,8 +58,8 @@ async def _run(config: Config, file: Path) -> int:
     if requirements.unmet:
         return _STATUS[requirements.unmet[0][0]]
     for finding in requirements.findings:
-        fields = {"check": finding.check, "what": finding.what, "remedy": finding.remedy}
-        if finding.severity is Severity.NOTICE:
+        fields = {"check": finding.check, "what": finding.evidence, "remedy": finding.mend}
+        if finding.severity is Severity.NOTE:
             log.info("host_checked", **fields)
         else:
             log.warning("host_checked", **fields)

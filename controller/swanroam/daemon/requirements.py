@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Collection
-from dataclasses import dataclass, field
-from ipaddress import IPv6Address
+from dataclasses import dataclass, field, replace
 from socket import AF_INET, AF_INET6, AddressFamily
 
 from swanroam.config import Config, FilterMethod, GuardNew, TransportMethod
+from swanroam.daemon.connections import connection_findings
 from swanroam.daemon.translation import carrier_settings
-from swanroam.ike.associations import Mode
-from swanroam.ike.definitions import ConnectionDefinition, DefinitionError, Definitions, read_definitions
+from swanroam.ike.definitions import DefinitionError, Definitions, read_definitions
 from swanroam.ike.messages import ViciError
-from swanroam.ike.selectors import TrafficSelector
 from swanroam.ike.vici import ViciClient
+from swanroam.kernel.addresses import AddressSelection
+from swanroam.kernel.findings import Finding, Severity
 from swanroam.kernel.forwarding import forwards
-from swanroam.kernel.preflight import Finding, Severity, preflight
+from swanroam.kernel.preflight import MIGRATION, PRIVILEGE, preflight
 from swanroam.kernel.privileges import PURPOSES, Capability, effective
+from swanroam.kernel.sysctls import packet_parameters, tracing
 from swanroam.kernel.xfrm.errors import XfrmError
 from swanroam.kernel.xfrm.migrate import probe_migrate
 from swanroam.kernel.xfrm.socket import XfrmSocket
-
-_NO = ("no", "false", "disabled", "0")
-"""How swanctl.conf says no (settings_value_as_bool, strongSwan src/libstrongswan/settings/settings.c)."""
 
 
 class Unmet(enum.Enum):
@@ -33,6 +31,16 @@ class Unmet(enum.Enum):
     KERNEL = enum.auto()
     CHARON = enum.auto()
     CONFIGURATION = enum.auto()
+
+
+@dataclass(frozen=True, slots=True)
+class KernelFindings:
+    """What this kernel can do, and how it is set."""
+
+    families: tuple[AddressFamily, ...]
+    """The address families in which it can do everything."""
+    findings: tuple[Finding, ...]
+    """All of them, each once. There is an error among them when the daemon cannot start."""
 
 
 @dataclass(slots=True)
@@ -47,6 +55,15 @@ class Requirements:
     """The address families in which the kernel can do everything."""
 
 
+def needed_capabilities(config: Config) -> frozenset[Capability]:
+    """What the daemon and the process that moves sockets need together."""
+    return frozenset(Capability) if _moves_sockets(config) else frozenset({Capability.NET_ADMIN})
+
+
+def _moves_sockets(config: Config) -> bool:
+    return any(peer.transport is TransportMethod.MOVE for peer in config.peers)
+
+
 def lacking(config: Config, present: Collection[Capability] | None = None) -> str | None:
     """The capabilities that this process lacks, each with what it is for, and the remedy; None when all are there.
 
@@ -54,9 +71,7 @@ def lacking(config: Config, present: Collection[Capability] | None = None) -> st
 
     Those for moving sockets count unless all peers have `transport: keep`.
     """
-    moving = any(peer.transport is TransportMethod.MOVE for peer in config.peers)
-    needed = frozenset(Capability) if moving else {Capability.NET_ADMIN}
-    missing = needed - frozenset(effective() if present is None else present)
+    missing = needed_capabilities(config) - frozenset(effective() if present is None else present)
     if not missing:
         return None
     named = ", ".join(f"{capability} ({purpose})" for capability, purpose in PURPOSES.items() if capability in missing)
@@ -70,36 +85,39 @@ def lacking(config: Config, present: Collection[Capability] | None = None) -> st
 async def check_requirements(config: Config) -> Requirements:
     """Looks at everything; raises nothing."""
     result = Requirements()
-    await _check_kernel(config, result)
-    if any(what is Unmet.PRIVILEGES for what, _ in result.unmet):
-        return result
-    await _check_charon(config, result)
+    kernel = await kernel_findings(config)
+    result.families = kernel.families
+    for finding in kernel.findings:
+        if finding.severity is Severity.ERROR:
+            what = Unmet.PRIVILEGES if finding.check == PRIVILEGE else Unmet.KERNEL
+            result.unmet.append((what, str(finding)))
+        elif finding.severity is not Severity.OK:
+            result.findings.append(finding)
+    if not any(what is Unmet.PRIVILEGES for what, _ in result.unmet):
+        await _check_charon(config, result)
     return result
 
 
-async def _check_kernel(config: Config, result: Requirements) -> None:
+async def kernel_findings(config: Config) -> KernelFindings:
+    """Tries everything that the kernel must be able to do, and reads how it is set."""
     settings = carrier_settings(config)
-    failures: list[Finding] = []
+    found: list[Finding] = []
+    failed: list[Finding] = []
     families: list[AddressFamily] = []
     for family in (AF_INET, AF_INET6):
-        found = await preflight((family,), settings)
-        failed = [finding for finding in found if finding.severity is Severity.FAILURE]
-        if any(finding.check == "privilege" for finding in failed):
-            result.unmet.append((Unmet.PRIVILEGES, _text(failed[0])))
-            return
-        if not failed:
+        of_family = await preflight((family,), settings)
+        failures = [finding for finding in of_family if finding.severity is Severity.ERROR]
+        if any(finding.check == PRIVILEGE for finding in failures):
+            return KernelFindings((), tuple(failures[:1]))
+        if not failures:
             families.append(family)
-        failures += failed
-        result.findings += [f for f in found if f.severity in (Severity.WARNING, Severity.NOTICE)]
-    result.families = tuple(families)
-    if families:
-        result.findings += failures
-    else:
-        result.unmet += [(Unmet.KERNEL, _text(finding)) for finding in failures]
-        return
-    result.findings += _guard_of_new_addresses(config)
-    if problem := await migration_problem(config):
-        result.unmet.append((Unmet.KERNEL, problem))
+        failed += failures
+        found += [_as_needed(config, finding) for finding in of_family if finding not in failures]
+    if families:  # one is enough to work
+        failed = [replace(finding, severity=Severity.WARNING) for finding in failed]
+    found += failed
+    found += parameter_findings(config)
+    return KernelFindings(tuple(families), tuple(dict.fromkeys(found)))
 
 
 async def migration_problem(config: Config) -> str:
@@ -114,9 +132,35 @@ async def migration_problem(config: Config) -> str:
     return ""
 
 
+def _as_needed(config: Config, finding: Finding) -> Finding:
+    if finding.check != MIGRATION or finding.severity is Severity.OK:
+        return finding
+    if not any(peer.filters is FilterMethod.MIGRATE for peer in config.peers):
+        return finding
+    return replace(finding, severity=Severity.ERROR, remedy="set filters: renegotiate")
+
+
+def parameter_findings(config: Config) -> list[Finding]:
+    """How the kernel is set; needs no privileges."""
+    addresses = config.addresses
+    selection = AddressSelection(addresses.interfaces, addresses.ignore_interfaces, addresses.ignore)
+    found = [
+        # Packets to an old address come to the host that moves.
+        replace(finding, severity=Severity.NOTE)
+        if finding.check == "rp_filter" and finding.severity is Severity.WARNING and not _we_move(config)
+        else finding
+        for finding in packet_parameters(selection.counts_interface)
+    ]
+    return [*found, *([tracing()] if _moves_sockets(config) else []), *_guard_of_new_addresses(config)]
+
+
+def _we_move(config: Config) -> bool:
+    return any(peer.moves.we_may for peer in config.peers)
+
+
 def _guard_of_new_addresses(config: Config) -> list[Finding]:
     """What a host that forwards, a gateway or one with containers, has to decide for itself."""
-    if config.addresses.guard_new is not GuardNew.AUTO or not any(peer.moves.we_may for peer in config.peers):
+    if config.addresses.guard_new is not GuardNew.AUTO or not _we_move(config):
         return []
     forwarding = [f"IPv{version}" for version in (4, 6) if forwards(version)]
     if not forwarding:
@@ -124,7 +168,7 @@ def _guard_of_new_addresses(config: Config) -> list[Finding]:
     return [
         Finding(
             "addresses.guard_new",
-            Severity.NOTICE,
+            Severity.NOTE,
             f"this host forwards {' and '.join(forwarding)}, so a new address is guarded only some milliseconds after "
             "the kernel has it; until then a UDP server without an address of its own may send in clear from it",
             "set it to always if nothing that this host forwards goes to a peer, or to never if that is known and fine",
@@ -148,83 +192,4 @@ async def _check_charon(config: Config, result: Requirements) -> None:
 
 def connection_problems(config: Config, definitions: Definitions) -> list[str]:
     """What the swanctl connections lack for our configuration, each with the remedy."""
-    problems: list[str] = []
-    for peer in config.peers:
-        try:
-            connection = definitions.connection(peer.connection)
-            if not connection.accepts_identity(peer.identity):
-                problems.append(
-                    f"peer {peer.identity}: its connection {peer.connection} is for "
-                    f"{', '.join(connection.remote_ids)}: mend `identity` or `connection`"
-                )
-            if not connection.sends_identity(config.identity):
-                problems.append(
-                    f"peer {peer.identity}: in its connection {peer.connection} we are "
-                    f"{', '.join(connection.local_ids)}, and `identity` is {config.identity}: mend one of them"
-                )
-            problems += [
-                f"peer {peer.identity}: connection {connection.name} has no child {name}: mend `children`"
-                for name in peer.children or ()
-                if name not in connection.children
-            ]
-            problems += [
-                f"connection {connection.name}, child {name}: with policies = no charon would install nothing that "
-                "protects a new address, and swanroam could not check it: remove that line"
-                for name in peer.children or connection.children
-                if _option(connection, name, "policies") in _NO
-            ]
-            problems += _control_child_problems(config, connection, peer.control_address)
-        except DefinitionError as error:
-            problems.append(f"peer {peer.identity}: {error}")
-    return problems
-
-
-def _control_child_problems(config: Config, connection: ConnectionDefinition, remote: IPv6Address) -> list[str]:
-    name = config.control.child
-    where = f"connection {connection.name}, child {name}"
-    remedy = "`swanroam check-config` prints how it must be"
-    child = connection.children.get(name)
-    if child is None:
-        return [f"connection {connection.name} has no control child {name}: {remedy}"]
-    problems: list[str] = []
-    if child.mode is not Mode.TUNNEL:
-        problems.append(f"{where}: it must be in tunnel mode: {remedy}")
-    for side, selectors, address in (
-        ("local_ts", child.local_ts, config.control.address),
-        ("remote_ts", child.remote_ts, remote),
-    ):
-        if not any(_contains(selector, address) for selector in selectors):
-            said = ", ".join(map(str, selectors))
-            problems.append(f"{where}: {side} is {said} and must have {address}: {remedy}")
-    mark = _option(connection, name, "set_mark_out")
-    if _number(mark) != config.control.mark:
-        said = f"is {mark}" if mark else "is missing"
-        problems.append(
-            f"{where}: set_mark_out {said} and must be {config.control.mark:#x}, or acknowledgments do not find "
-            f"the way to a new address: {remedy}"
-        )
-    return problems
-
-
-def _contains(selector: TrafficSelector, address: IPv6Address) -> bool:
-    start, end = selector.start, selector.end
-    return isinstance(start, IPv6Address) and isinstance(end, IPv6Address) and start <= address <= end
-
-
-def _option(connection: ConnectionDefinition, child: str, option: str) -> str:
-    """An option of a child as swanctl sends it; empty when it is not set."""
-    children = connection.message.get("children")
-    section = children.get(child) if isinstance(children, dict) else None
-    value = section.get(option, b"") if isinstance(section, dict) else b""
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else ""
-
-
-def _number(text: str) -> int | None:
-    try:
-        return int(text.partition("/")[0], 0)
-    except ValueError:
-        return None
-
-
-def _text(finding: Finding) -> str:
-    return f"{finding.check}: {finding.what}" + (f": {finding.remedy}" if finding.remedy else "")
+    return [f"{finding.evidence}: {finding.mend}" for finding in connection_findings(config, definitions)]

@@ -39,6 +39,10 @@ _WILDCARDS = frozenset("*%")
 _IDENTITY_TYPES = frozenset({"fqdn", "dns", "rfc822", "email", "userfqdn", "ipv4", "ipv6", "asn1dn", "keyid"})
 
 
+NO = ("no", "false", "disabled", "0")
+"""How swanctl.conf says no (settings_value_as_bool, strongSwan src/libstrongswan/settings/settings.c)."""
+
+
 class DefinitionError(IkeError):
     """The administrator's connections cannot be read, or are not fit for what is asked."""
 
@@ -87,6 +91,15 @@ class ConnectionDefinition:
     def children(self) -> dict[str, ChildDefinition]:
         """Definitions of the CHILD_SAs by name. Raises DefinitionError for selectors that cannot be read."""
         return {name: self._child(name, section) for name, section in self._child_sections().items()}
+
+    @property
+    def mobike(self) -> bool:
+        """Whether charon may move its IKE_SAs by itself; it may unless told otherwise."""
+        return _text(self.message, "mobike", "yes") not in NO
+
+    def child_option(self, child: str, option: str) -> str:
+        """An option of a child as swanctl sends it; empty when it is not set."""
+        return _text(self._child_sections().get(child, {}), option, "")
 
     def accepts_identity(self, identity: str) -> bool:
         """Whether a peer of this identity may be meant: it is named, or nothing precise is said."""

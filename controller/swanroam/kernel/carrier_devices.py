@@ -30,7 +30,7 @@ FALLBACK_DEVICES: Final = ("tunl0", "ip6tnl0")
 """Made by the kernel together with the modules ipip and ip6_tunnel; while they are down they decapsulate nothing."""
 
 _KINDS: Final = {AF_INET: "ipip", AF_INET6: "ip6tnl"}
-_MODULES: Final = {AF_INET: ("ipip", "CONFIG_NET_IPIP"), AF_INET6: ("ip6_tunnel", "CONFIG_IPV6_TUNNEL")}
+MODULES: Final = {AF_INET: ("ipip", "CONFIG_NET_IPIP"), AF_INET6: ("ip6_tunnel", "CONFIG_IPV6_TUNNEL")}
 _MTU: Final = {AF_INET: 1500 - 20, AF_INET6: 1500 - 40}
 """An Ethernet packet less the outer header. Where the path to the peer is narrower, the kernel learns it by path MTU
 discovery for the outer addresses (IPv6) or lets routers fragment the outer packet (IPv4), see `carrier`."""
@@ -170,7 +170,7 @@ async def create_device(netlink: RouteSocket, family: AddressFamily, name: str |
 
 
 def _remedy(number: int, family: AddressFamily) -> str:
-    module, option = _MODULES[family]
+    module, option = MODULES[family]
     match number:
         case errno.EOPNOTSUPP:
             return f"load the module: modprobe {module} (the kernel needs {option})"

@@ -12,11 +12,8 @@ import errno
 import os
 import secrets
 from collections.abc import Callable, Collection, Coroutine, Iterable
-from dataclasses import dataclass
-from enum import Enum
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address
-from pathlib import Path
 from socket import AF_INET, AF_INET6, AddressFamily
 from typing import Any, Final
 
@@ -24,6 +21,7 @@ from swanroam.kernel.carrier import CarrierSettings
 from swanroam.kernel.carrier_devices import (
     DEVICE_NAMES,
     FALLBACK_DEVICES,
+    MODULES,
     CarrierDeviceError,
     Device,
     create_device,
@@ -34,6 +32,7 @@ from swanroam.kernel.carrier_devices import (
     set_up,
 )
 from swanroam.kernel.carrier_routes import Rule, TunnelRoute
+from swanroam.kernel.findings import Finding, Severity, ok
 from swanroam.kernel.ingress import Admitted, Clear, Ingress
 from swanroam.kernel.privileges import Capability, effective
 from swanroam.kernel.rtnetlink import IPAddress, RouteSocket, RouteSocketError
@@ -45,6 +44,9 @@ from swanroam.kernel.xfrm.selectors import Selector
 from swanroam.kernel.xfrm.socket import XfrmSocket
 from swanroam.kernel.xfrm.states import add_state, delete_state
 
+PRIVILEGE: Final = "privilege"
+MIGRATION: Final = "XFRM_MSG_MIGRATE"
+"""Names of two checks."""
 _TRIAL_NAMES: Final = {AF_INET: "swanroam4try", AF_INET6: "swanroam6try"}
 _TRIAL_ADDRESSES: Final[dict[AddressFamily, tuple[IPAddress, IPAddress]]] = {
     AF_INET: (IPv4Address("192.0.2.1"), IPv4Address("192.0.2.2")),
@@ -54,32 +56,6 @@ _KERNEL_PACKAGE: Final = "apt install linux-image-amd64 (cloud and container ker
 _TC_OPTIONS: Final = (
     "CONFIG_NET_SCH_INGRESS, NET_CLS_FLOWER, NET_CLS_MATCHALL, NET_CLS_FW, NET_ACT_GACT and NET_ACT_SKBEDIT"
 )
-
-
-class Severity(Enum):
-    """How bad it is."""
-
-    OK = "ok"
-    NOTICE = "notice"
-    """Works; in some networks something would be better."""
-    WARNING = "warning"
-    """Works, but not everything, or less securely."""
-    FAILURE = "failure"
-    """Handovers do not work."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at. `remedy` is empty when there is nothing to do."""
-
-    check: str
-    severity: Severity
-    what: str
-    remedy: str = ""
-
-
-def _ok(check: str, what: str) -> Finding:
-    return Finding(check, Severity.OK, what)
 
 
 async def preflight(
@@ -92,20 +68,20 @@ async def preflight(
     if not has_net_admin():
         return [
             Finding(
-                "privilege",
-                Severity.FAILURE,
+                PRIVILEGE,
+                Severity.ERROR,
                 "this process lacks CAP_NET_ADMIN, so nothing else could be tried",
                 "run it as root, or give it the capability: AmbientCapabilities=CAP_NET_ADMIN",
             )
         ]
-    findings = [_ok("privilege", "CAP_NET_ADMIN is there")]
+    findings = [ok(PRIVILEGE, "CAP_NET_ADMIN is there")]
     try:
         findings += await _guarded("IPsec", partial(_ipsec, families))
     except XfrmPermission as error:
         return [
             Finding(
-                "privilege",
-                Severity.FAILURE,
+                PRIVILEGE,
+                Severity.ERROR,
                 f"CAP_NET_ADMIN is not enough: cannot {error.operation}: {os.strerror(error.errno)}; this process "
                 "is in a user namespace that does not own the network namespace",
                 "run it as root of the machine, or in a network namespace of the container's own",
@@ -117,9 +93,6 @@ async def preflight(
                 _carrier_check(family), partial(_carrier, netlink, family, settings or CarrierSettings())
             )
         findings += await _guarded("fallback tunnels", partial(_fallback_tunnels, netlink))
-    if AF_INET in families:
-        findings += _reverse_path_filter()
-        findings += _address_resolution()
     findings += _control_channel()
     return findings
 
@@ -136,7 +109,7 @@ async def _guarded(check: str, trial: Callable[[], Coroutine[Any, Any, list[Find
     except XfrmPermission:
         raise
     except (RouteSocketError, XfrmError) as error:
-        return [Finding(check, Severity.FAILURE, str(error), "see the message; the kernel's log may say more")]
+        return [Finding(check, Severity.ERROR, str(error), "see the message; the kernel's log may say more")]
 
 
 async def _ipsec(families: Iterable[AddressFamily]) -> list[Finding]:
@@ -149,11 +122,9 @@ async def _ipsec(families: Iterable[AddressFamily]) -> list[Finding]:
         except XfrmPermission:
             raise
         except XfrmError as error:
-            findings.append(
-                Finding("XFRM_MSG_MIGRATE", Severity.WARNING, str(error), "use method renegotiate, the default")
-            )
+            findings.append(Finding(MIGRATION, Severity.WARNING, str(error), "use method renegotiate, the default"))
         else:
-            findings.append(_ok("XFRM_MSG_MIGRATE", "the kernel migrates policies and SAs"))
+            findings.append(ok(MIGRATION, "the kernel migrates policies and SAs"))
     return findings
 
 
@@ -172,19 +143,20 @@ async def _esp(xfrm: XfrmSocket, family: AddressFamily) -> Finding:
     try:
         await add_state(xfrm, association)
     except XfrmExists:
-        return _ok(check, "SAs can be made")  # the SPI was in use: one was
+        return ok(check, "SAs can be made")  # the SPI was in use: one was
     except XfrmError as error:
         if error.errno != errno.EPROTONOSUPPORT and error.errno != errno.ENOSYS:
             raise
         option = "CONFIG_INET_ESP" if number == 4 else "CONFIG_INET6_ESP"
         return Finding(
             check,
-            Severity.FAILURE,
+            Severity.ERROR,
             f"the kernel has no ESP for IPv{number}, or no AES-GCM: {error.text or os.strerror(error.errno)}",
-            f"modprobe esp{number}; without the module the kernel was built without {option}: {_KERNEL_PACKAGE}",
+            f"without the module the kernel was built without {option}: {_KERNEL_PACKAGE}",
+            f"modprobe esp{number}",
         )
     await delete_state(xfrm, association.id)
-    return _ok(check, "SAs can be made")
+    return ok(check, "SAs can be made")
 
 
 def _carrier_check(family: AddressFamily) -> str:
@@ -197,18 +169,19 @@ async def _carrier(netlink: RouteSocket, family: AddressFamily, settings: Carrie
     try:
         existing = (await find_devices(netlink)).get(family)
         if existing is not None:
-            return [_ok(check, f"device {existing.name} is there")]
+            return [ok(check, f"device {existing.name} is there")]
         await _remove_trial_device(netlink, family)  # of a trial that was killed
         device = await create_device(netlink, family, _TRIAL_NAMES[family])
-        findings = [_ok(check, f"a device like {DEVICE_NAMES[family]} can be made")]
+        findings = [ok(check, f"a device like {DEVICE_NAMES[family]} can be made")]
         findings.append(await _ingress_filter(netlink, device))
         if findings[-1].severity is Severity.OK:
             findings.append(await _routing(netlink, device, settings))
     except CarrierDeviceError as error:
-        remedy = error.remedy
         if error.errno == errno.EOPNOTSUPP:
-            remedy += f"; without the module: {_KERNEL_PACKAGE}"
-        return [Finding(check, Severity.FAILURE, error.reason, remedy)]
+            module, option = MODULES[family]
+            remedy = f"without the module the kernel was built without {option}: {_KERNEL_PACKAGE}"
+            return [Finding(check, Severity.ERROR, error.reason, remedy, f"modprobe {module}")]
+        return [Finding(check, Severity.ERROR, error.reason, error.remedy)]
     finally:
         await asyncio.shield(_remove_trial_device(netlink, family))
     return findings
@@ -229,8 +202,8 @@ async def _ingress_filter(netlink: RouteSocket, device: Device) -> Finding:
         await ingress.admit([Admitted(remote, local, Clear(1, remote, local))])
     except RouteSocketError as error:
         modules = "modprobe -a sch_ingress cls_flower cls_matchall cls_fw act_gact act_skbedit"
-        return Finding(check, Severity.FAILURE, str(error), f"{modules} (the kernel needs {_TC_OPTIONS})")
-    return _ok(check, "clsact, flower, matchall, fw, gact and skbedit work")
+        return Finding(check, Severity.ERROR, str(error), f"the kernel needs {_TC_OPTIONS}", modules)
+    return ok(check, "clsact, flower, matchall, fw, gact and skbedit work")
 
 
 async def _routing(netlink: RouteSocket, device: Device, settings: CarrierSettings) -> Finding:
@@ -245,10 +218,10 @@ async def _routing(netlink: RouteSocket, device: Device, settings: CarrierSettin
         await rule.add(netlink)
     except RouteSocketError as error:
         options = "CONFIG_LWTUNNEL, CONFIG_IP_MULTIPLE_TABLES and CONFIG_IPV6_MULTIPLE_TABLES"
-        return Finding(check, Severity.FAILURE, str(error), f"the kernel needs {options}: {_KERNEL_PACKAGE}")
+        return Finding(check, Severity.ERROR, str(error), f"the kernel needs {options}: {_KERNEL_PACKAGE}")
     finally:
         await asyncio.shield(rule.remove(netlink))
-    return _ok(check, "encapsulating routes and rules work")
+    return ok(check, "encapsulating routes and rules work")
 
 
 async def _fallback_tunnels(netlink: RouteSocket) -> list[Finding]:
@@ -259,59 +232,22 @@ async def _fallback_tunnels(netlink: RouteSocket) -> list[Finding]:
             check,
             Severity.WARNING,
             f"{name} is up: it decapsulates IP-in-IP from everybody, and nothing of swanroam filters it",
-            f"unless something on this host needs it: ip link set {name} down",
+            "unless something on this host needs it",
+            f"ip link set {name} down",
         )
         for name in up
-    ] or [_ok(check, f"none of {', '.join(FALLBACK_DEVICES)} is up")]
-
-
-def _reverse_path_filter() -> list[Finding]:
-    """conf/all counts for every device, the larger value wins (ip-sysctl); the carrier's own is loose then."""
-    check = "rp_filter"
-    everywhere = read_parameter("/proc/sys/net/ipv4/conf/all/rp_filter") or 0
-    findings: list[Finding] = []
-    strict = [
-        path.parent.name
-        for path in sorted(Path("/proc/sys/net/ipv4/conf").glob("*/rp_filter"))
-        if path.parent.name not in ("all", "default", "lo", *DEVICE_NAMES.values())
-        and max(everywhere, read_parameter(str(path)) or 0) == 1
-    ]
-    if strict:
-        findings.append(
-            Finding(
-                check,
-                Severity.NOTICE,
-                f"rp_filter is strict on {', '.join(strict)}: while both addresses are there, packets that still come "
-                "to the old one natively are dropped, because the way back leads through the carrier",
-                "loose mode does not have this: " + " ".join(f"net.ipv4.conf.{name}.rp_filter=2" for name in strict),
-            )
-        )
-    return findings or [_ok(check, "loose or off")]
-
-
-def _address_resolution() -> list[Finding]:
-    """Until it is narrowed, an old address is local, and ARP is answered for it where it may be somebody else's."""
-    check = "arp_ignore"
-    if read_parameter("/proc/sys/net/ipv4/conf/all/arp_ignore"):
-        return [_ok(check, "ARP is answered for an interface's own addresses only")]
-    return [
-        Finding(
-            check,
-            Severity.NOTICE,
-            "net.ipv4.conf.all.arp_ignore is 0: until the sockets of an old address have moved, some seconds after a "
-            "move, this host answers ARP for it in the new network as well, where it may belong to another host",
-            "sysctl net.ipv4.conf.all.arp_ignore=1",
-        )
-    ]
+    ] or [ok(check, f"none of {', '.join(FALLBACK_DEVICES)} is up")]
 
 
 def _control_channel() -> list[Finding]:
     check = "IPv6 for the control channel"
     match read_parameter("/proc/sys/net/ipv6/conf/lo/disable_ipv6"):
         case 0:
-            return [_ok(check, "IPv6 is on on lo")]
+            return [ok(check, "IPv6 is on on lo")]
         case None:
             what, remedy = "the kernel runs without IPv6", "boot without ipv6.disable=1 (the kernel needs CONFIG_IPV6)"
+            command = ""
         case _:
-            what, remedy = "IPv6 is off on lo", "sysctl net.ipv6.conf.lo.disable_ipv6=0"
-    return [Finding(check, Severity.FAILURE, f"{what}: the inner addresses are IPv6, whatever the outer are", remedy)]
+            what, remedy, command = "IPv6 is off on lo", "", "sysctl net.ipv6.conf.lo.disable_ipv6=0"
+    evidence = f"{what}: the inner addresses are IPv6, whatever the outer are"
+    return [Finding(check, Severity.ERROR, evidence, remedy, command)]

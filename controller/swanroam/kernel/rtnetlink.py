@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from socket import AF_INET, AF_INET6, AddressFamily
 from typing import Any, Final
@@ -68,6 +69,16 @@ class RouteSocketError(Exception):
 def family_of(address: IPAddress) -> AddressFamily:
     """AF_INET or AF_INET6."""
     return AF_INET if address.version == 4 else AF_INET6
+
+
+@dataclass(frozen=True, slots=True)
+class WayOut:
+    """Where packets to another host leave, and how large they may be, in bytes."""
+
+    interface: str
+    interface_mtu: int
+    mtu: int
+    """Of the whole path, as far as that is known: no larger than the interface's."""
 
 
 class TunnelRouteMessage(rtmsg):  # type: ignore[misc]  # pyroute2 has no type information
@@ -229,6 +240,21 @@ class RouteSocket(AsyncIPRoute):  # type: ignore[misc]  # pyroute2 has no type i
         source = None if found is None else found.get_attr("RTA_PREFSRC")
         return None if source is None else ip_address(source)
 
+    async def path_to(self, remote: IPAddress, local: IPAddress) -> WayOut | None:
+        """How packets from `local` to `remote` leave; None: no route. Raises RouteSocketError."""
+        found = await self._route_to(remote, local)
+        index = None if found is None else found.get_attr("RTA_OIF")
+        if found is None or index is None:
+            return None
+        try:
+            (link,) = [found async for found in await self.get_links(index)]
+        except NetlinkError as error:
+            raise RouteSocketError(error.code, f"look at interface {index}", _text(error)) from error
+        metrics = found.get_attr("RTA_METRICS")
+        learnt = None if metrics is None else metrics.get_attr("RTAX_MTU")
+        device_mtu = int(link.get_attr("IFLA_MTU"))
+        return WayOut(str(link.get_attr("IFLA_IFNAME")), device_mtu, min(device_mtu, learnt or device_mtu))
+
     async def is_own(self, address: IPAddress) -> bool:
         """Packets to it do not leave this host for one other: it is local, on whatever interface, or a broadcast.
 
@@ -237,11 +263,14 @@ class RouteSocket(AsyncIPRoute):  # type: ignore[misc]  # pyroute2 has no type i
         found = await self._route_to(address)
         return found is not None and found["type"] in _NOT_ANOTHER_HOST
 
-    async def _route_to(self, remote: IPAddress) -> Any:
-        """The answer to `ip route get`; None: no route. Raises RouteSocketError."""
+    async def _route_to(self, remote: IPAddress, local: IPAddress | None = None) -> Any:
+        """The answer to `ip route get` (`from` an address); None: no route. Raises RouteSocketError."""
         message = TunnelRouteMessage()
         message["family"], message["dst_len"] = family_of(remote), remote.max_prefixlen
         message["attrs"] = [("RTA_DST", str(remote))]
+        if local is not None:
+            message["src_len"] = local.max_prefixlen
+            message["attrs"].append(("RTA_SRC", str(local)))
         try:
             answers = [found async for found in await self.nlm_request(message, RTM_GETROUTE, NLM_F_REQUEST)]
         except NetlinkError as error:
