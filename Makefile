@@ -9,6 +9,7 @@
 # make thorough    the unit tests with a hundred times as much generated input
 # make mutations    defences are switched off one at a time, and a test has to fail (minutes); mutations-lab: those that need the lab
 # make requirements    docs/requirements.md from what the tests and these left
+# make docs   what of docs/ is made of the code: the reference of the configuration, the schema for editors
 # make lint | unit | kernel | lab        one part of it; LAB_ARGS='-k soft' goes to pytest
 # make clean   removes what these made
 
@@ -32,7 +33,7 @@ installed := .venv/.stamp-installed
 export PYTHONPATH := $(CURDIR)/tests:$(CURDIR)/controller
 
 .PHONY: test lint unit kernel lab mutations mutations-lab requirements stories fuzz thorough demo bench programs-full
-.PHONY: connections-full soak packages totals clean
+.PHONY: connections-full soak packages docs totals clean
 
 test: lint unit kernel lab totals
 
@@ -73,6 +74,9 @@ mutations-lab: $(installed) | packages
 
 requirements: $(installed)
 	@$(python) -m mutations.table $(addprefix $(RESULTS)/,$(outcomes))
+
+docs: $(installed)
+	@$(python) -m documentation
 
 totals:
 	@$(python) -m lab.totals $(RESULTS)/unit.json $(RESULTS)/kernel.json $(RESULTS)/lab.json
