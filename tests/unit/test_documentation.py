@@ -24,8 +24,10 @@ from swanroam.protocol.messages import (
     Acknowledgment,
     AddressChange,
     Method,
+    Obstacle,
     Verdict,
 )
+from swanroam.protocol.phase import Phase
 
 ROOT = Path(__file__).resolve().parents[2]
 PROTOCOL = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
@@ -99,6 +101,16 @@ def test_every_verdict_is_documented_with_its_number(verdict: Verdict) -> None:
 @pytest.mark.parametrize("problem", MessageProblem, ids=lambda problem: problem.name)
 def test_every_reason_to_drop_a_datagram_is_documented(problem: MessageProblem) -> None:
     assert f"`{problem.value}`" in PROTOCOL
+
+
+@pytest.mark.parametrize("phase", Phase, ids=lambda phase: phase.name)
+def test_every_phase_of_a_leader_is_documented(phase: Phase) -> None:
+    assert f"| {phase.name.lower().replace('_', ' ')} |" in PROTOCOL
+
+
+@pytest.mark.parametrize("obstacle", Obstacle, ids=lambda obstacle: obstacle.name)
+def test_every_obstacle_is_documented_with_its_number(obstacle: Obstacle) -> None:
+    assert f"| {obstacle.value} {obstacle.name.lower().replace('_', ' ')} |" in PROTOCOL
 
 
 @pytest.mark.parametrize("fact", Fact, ids=lambda fact: fact.name)
