@@ -131,7 +131,7 @@ MEANINGS: Final[Mapping[str, Meaning]] = {
     ),
     "sockets.exclude_processes": Meaning(
         "Names of processes, as globs, whose sockets stay on the old address until they close. A name is the first 15 "
-        "characters of the program's (`ps -o comm`).",
+        "characters of the program's (`/proc/PID/comm`).",
         "[postgres, nginx*]",
     ),
     "sockets.exclude_ports": Meaning("Sockets with one of these ports, at either end, stay as well.", "[22, 5432]"),
@@ -181,7 +181,7 @@ MEANINGS: Final[Mapping[str, Meaning]] = {
     ),
     "peers.connection": Meaning("Name of the swanctl connection to the peer.", "server"),
     "peers.name": Meaning(
-        "A short name for logs, `swanroam status` and `swanroam move --peer`.", "office", default="its `identity`"
+        "A short name for logs, `swanroam status`, and `--peer` of `swanroam move`.", "office", default="its `identity`"
     ),
     "peers.moves": Meaning(
         "Whose address may change. A host that may not move announces nothing, and keeps no old address of its own; "
