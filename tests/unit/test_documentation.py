@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from documentation.commands import blocks
 from swanroam.cli.exits import Exit
 from swanroam.cli.main import _parser
 from swanroam.config import load_config
@@ -130,6 +131,16 @@ def test_every_other_log_event_above_debug_is_explained() -> None:
     assert [event for event in sorted(logged_events()) if f"| `{event}` |" not in OPERATIONS] == []
 
 
+def test_every_symptom_has_its_reason_and_what_to_type() -> None:
+    section = OPERATIONS[OPERATIONS.index("## Troubleshooting by symptom") : OPERATIONS.index("## Log events")]
+    symptoms = section.split("\n### ")[1:]
+    assert len(symptoms) > 10
+    for symptom in symptoms:
+        title, _, text = symptom.partition("\n")
+        assert text.index("**Why.**") < text.index("**Type"), title
+        assert list(blocks(text[text.index("**Type") :])), title
+
+
 @pytest.mark.parametrize("status", Exit, ids=lambda status: status.name)
 def test_every_exit_status_is_documented(status: Exit) -> None:
     assert f"| {status.value} |" in README
@@ -158,6 +169,20 @@ def test_links_between_documents_lead_somewhere() -> None:
     for path in DOCUMENTS:
         for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", path.read_text(encoding="utf-8")):
             assert (path.parent / target).exists(), f"{path.name}: {target}"
+
+
+def anchors(path: Path) -> set[str]:
+    """What headings of a document can be reached by, as forges make it of them."""
+    headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_links_to_a_part_of_a_document_lead_there() -> None:
+    for path in DOCUMENTS:
+        for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#([^)]+)\)", path.read_text(encoding="utf-8")):
+            document = path.parent / target if target else path
+            if document.suffix == ".md":
+                assert anchor in anchors(document), f"{path.name}: {target}#{anchor}"
 
 
 def test_every_test_that_the_table_of_sockets_names_is_there_and_runs_in_the_guest_where_it_says_so() -> None:
