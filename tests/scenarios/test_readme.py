@@ -90,7 +90,8 @@ class Reader:
         match line.split():
             case ["python3", "-m", "venv", place]:
                 self._run(f"{sys.executable} -m venv --without-pip {place}")
-                self.writes(f"{place}/lib/python*/site-packages/tests.pth", sysconfig.get_path("purelib") + "\n")
+                packages = f"{place}/lib/python{sysconfig.get_python_version()}/site-packages"
+                self.writes(f"{packages}/tests.pth", sysconfig.get_path("purelib") + "\n")
             case [program, "install", *options, "."] if program.endswith("/pip"):
                 assert set(options) <= {"--upgrade"}
                 own = program.replace("pip", "python")
