@@ -19,7 +19,7 @@ from unit.simulation import DEAD_PEER, FORGET_AFTER, GIVE_UP, GRACE, REFRESH, Cr
 from unit.walks import SEED_VARIABLE, seeds, walks
 
 ADDRESSES = 5
-WALKS = 10
+WALKS = 6
 
 
 def _world(seed: int = 1, *, active: tuple[bool, bool] = (True, True)) -> World:

@@ -9,7 +9,7 @@ SEED_VARIABLE = "SWANROAM_WALK"
 """Set to a number: this walk only, as to see again what a failed one did."""
 WALKS_VARIABLE = "SWANROAM_WALKS"
 """Set to a number: so many walks from seeds that nobody has tried, instead of the usual few."""
-MORE = {"mutated": 2, "thorough": 40}
+MORE = {"mutated": 4, "thorough": 100}
 """By SWANROAM_EXAMPLES: how many times as many as usually."""
 
 
