@@ -14,7 +14,7 @@ from lab.zygote import Zygote
 
 # Generated input: enough to notice what has just been broken; `make thorough` looks further. A failure prints how to
 # repeat it. No deadlines: how fast a test is depends on the machine.
-hypothesis.settings.register_profile("quick", max_examples=25, deadline=None, print_blob=True)
+hypothesis.settings.register_profile("quick", max_examples=20, deadline=None, print_blob=True)
 hypothesis.settings.register_profile("thorough", max_examples=5000, deadline=None, print_blob=True)
 # While a defence is switched off, only whether a test fails counts: no search for the smallest example, none kept.
 hypothesis.settings.register_profile(
