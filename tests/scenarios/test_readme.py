@@ -3,8 +3,8 @@
 The commands are the README's, in its order, and so are the files. A lab host has neither network nor systemd nor a new
 user's patience, so this much is replaced:
 
-- `python3 -m venv`: without pip; `pip install .`: the tests' own pip installs a wheel of this repository, and what
-  swanroam depends on is taken from where the tests have it;
+- `python3 -m venv`: without pip; `pip install .`: the tests' own pip installs a wheel of this repository, once, and
+  later ones are copies of that; what swanroam depends on is taken from where the tests have it;
 - `systemctl`: what the unit that was installed says about user, groups and capabilities is carried out;
 - ADDRESS: an address of the host; shorter times in swanroam.yaml, for the guest kernel is slow.
 
@@ -60,7 +60,7 @@ class Reader:
     daemon: subprocess.Popen[str] | None = None
 
     def __post_init__(self) -> None:
-        self.output = self.host.directory / "service.log"
+        self.output = self.host.controller.log  # shown when the test fails
         lines = [f"mkdir -p {self.host.directory}/etc; cd /etc"]
         lines += [f"for file in {FROM_THE_MACHINE}; do [ ! -e $file ] || cp -a $file {self.host.directory}/etc; done"]
         lines += [f"mount -t tmpfs -o mode=0755 tmpfs {path}" for path in OWN]
@@ -94,15 +94,21 @@ class Reader:
                 self.writes(f"{packages}/tests.pth", sysconfig.get_path("purelib") + "\n")
             case [program, "install", *options, "."] if program.endswith("/pip"):
                 assert set(options) <= {"--upgrade"}
-                own = program.replace("pip", "python")
-                quickly = "--no-index --no-deps --force-reinstall --no-compile"
-                self._run(f"{sys.executable} -m pip --python {own} install -q {quickly} {self.wheel}")
+                self._install(program)
             case ["systemctl", verb, *options, unit]:
                 assert (verb, options) in (("restart", []), ("enable", ["--now"]), ("disable", ["--now"]))
                 self._systemctl(verb, unit)
             case _:
                 return self._run(line)
         return ""
+
+    def _install(self, pip: str) -> None:
+        place, copy = Path(pip).parents[1], self.wheel.with_name("installed")
+        if not copy.exists():
+            options = "--no-index --no-deps --force-reinstall --no-compile"
+            self._run(f"{sys.executable} -m pip --python {place}/bin/python install -q {options} {self.wheel}")
+            self._run(f"cp -a {place} {copy}")
+        self._run(f"cp -a {copy}/. {place}")
 
     def _run(self, line: str) -> str:
         program = ["env", "-u", "PYTHONPATH", "sh", "-e", "-c", f"cd {ROOT}; {line}"]
@@ -180,6 +186,7 @@ def readers(make_lab: Callable[..., Lab], monkeypatch: pytest.MonkeyPatch) -> tu
     return lab, mobile, correspondent
 
 
+@pytest.mark.timeout(900)
 def test_from_a_working_connection_to_swanroam_and_back(readers: tuple[Lab, Reader, Reader]) -> None:
     lab, mobile, correspondent = readers
     began_in = {host.name: host.network for host in lab.hosts}
