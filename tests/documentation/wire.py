@@ -25,7 +25,7 @@ def read(datagram: bytes) -> dict[str, Value]:
     if datagram[3] not in MESSAGES:
         raise DroppedError("type")
     message, wanted = MESSAGES[datagram[3]]
-    fields = _split(datagram[4:])
+    fields = split(datagram[4:])
     for number, _ in fields:
         if number & 0x80 and number not in FIELDS:
             raise DroppedError("unknown critical field")
@@ -47,7 +47,8 @@ def read(datagram: bytes) -> dict[str, Value]:
     return found
 
 
-def _split(octets: bytes) -> list[tuple[int, bytes]]:
+def split(octets: bytes) -> list[tuple[int, bytes]]:
+    """The fields behind the header: type and value of each."""
     fields = []
     while octets:
         if len(octets) < 3:
@@ -165,7 +166,7 @@ MESSAGES: dict[int, tuple[str, tuple[str, ...]]] = {
     5: ("filters reply", ("sequence", "handover", "stage", "reason")),
     6: (
         "transfer request",
-        (*_TRANSFER, "old sender", "old receiver", "new sender", "new receiver", "connections"),
+        (*_TRANSFER, "connections", "old sender", "old receiver", "new sender", "new receiver"),
     ),
     7: ("transfer reply", (*_TRANSFER, "connections")),
 }

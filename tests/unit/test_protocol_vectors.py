@@ -29,6 +29,7 @@ from swanroam.protocol.messages import (
 from unit.driver import SETTINGS, STATIONARY, Driver
 
 VECTORS = ROOT / "docs" / "vectors"
+PROTOCOL = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
 NAMES = {"grace_ms": "grace", "old": ("old sender", "old receiver"), "new": ("new sender", "new receiver")}
 """Attributes that the document calls otherwise."""
 
@@ -143,6 +144,16 @@ def test_both_readers_agree_about_every_damage_of_one_octet(name: str) -> None:
 def test_obstacles_that_no_version_has_are_failures() -> None:
     assert [Obstacle(number) for number in (13, 14, 255)] == [Obstacle.MOVED, Obstacle.FAILED, Obstacle.FAILED]
     assert in_words(decode(bytes.fromhex(MESSAGES["unknown-obstacle"]["hex"])))["connections"][0][3] == 10
+
+
+@pytest.mark.parametrize("name", [name for name, vector in MESSAGES.items() if vector.get("canonical", True)])
+def test_fields_are_sent_in_the_order_of_the_documents_table(name: str) -> None:
+    datagram = bytes.fromhex(MESSAGES[name]["hex"])
+    message, wanted = wire.MESSAGES[datagram[3]]
+    sent = list(dict.fromkeys(wire.FIELDS[number] for number, _ in wire.split(datagram[4:])))
+    assert sent == [field for field in (text.rstrip("*?") for text in wanted) if field in sent]
+    columns = ", ".join(wanted).replace("challenge?", "challenge (optional)")
+    assert f"| {datagram[3]} | {message} | {columns} |" in PROTOCOL
 
 
 def test_inner_addresses() -> None:
