@@ -10,7 +10,7 @@
 # make mutations    defences are switched off one at a time, and a test has to fail (minutes); mutations-lab: those that need the lab
 # make requirements    docs/requirements.md from what the tests and these left
 # make monitoring    alert rules, dashboard and metrics by Prometheus' own promtool, which it installs (100 MB)
-# make schemas   docs/schemas/status.schema.json and history.schema.json from the types in the code
+# make docs   what of docs/ is made of the code: the reference of the configuration, and the JSON Schemas
 # make lint | unit | kernel | lab        one part of it; LAB_ARGS='-k soft' goes to pytest
 # make clean   removes what these made
 
@@ -34,7 +34,7 @@ installed := .venv/.stamp-installed
 export PYTHONPATH := $(CURDIR)/tests:$(CURDIR)/controller
 
 .PHONY: test lint unit kernel lab mutations mutations-lab requirements stories fuzz thorough demo bench programs-full
-.PHONY: connections-full soak monitoring packages schemas totals clean
+.PHONY: connections-full soak monitoring packages docs totals clean
 
 test: lint unit kernel lab totals
 
@@ -76,7 +76,8 @@ mutations-lab: $(installed) | packages
 requirements: $(installed)
 	@$(python) -m mutations.table $(addprefix $(RESULTS)/,$(outcomes))
 
-schemas: $(installed)
+docs: $(installed)
+	@$(python) -m documentation
 	@$(python) -m schemas
 
 totals:

@@ -1,5 +1,6 @@
 """Fixtures of all tests. The lab itself is in tests/lab."""
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 
@@ -13,12 +14,13 @@ from lab.zygote import Zygote
 
 # Generated input: enough to notice what has just been broken; `make thorough` looks further. A failure prints how to
 # repeat it. No deadlines: how fast a test is depends on the machine.
-hypothesis.settings.register_profile("quick", max_examples=40, deadline=None, print_blob=True)
+hypothesis.settings.register_profile("quick", max_examples=20, deadline=None, print_blob=True)
 hypothesis.settings.register_profile("thorough", max_examples=5000, deadline=None, print_blob=True)
 # While a defence is switched off, only whether a test fails counts: no search for the smallest example, none kept.
 hypothesis.settings.register_profile(
     "mutated",
     hypothesis.settings.get_profile("quick"),
+    max_examples=40,
     derandomize=True,
     database=None,
     phases=(hypothesis.Phase.explicit, hypothesis.Phase.generate),
@@ -26,6 +28,13 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile(os.environ.get("SWANROAM_EXAMPLES", "quick"))
 
 pytest_plugins = ["mutations.plugin"]
+
+
+def pytest_collection_finish() -> None:
+    """What has been imported and collected stays: no garbage collection needs to look at it again."""
+    gc.collect()
+    gc.freeze()
+
 
 LABS = pytest.StashKey[list[Lab]]()
 FAILED = pytest.StashKey[bool]()

@@ -7,6 +7,7 @@ an error: a mutation that does nothing would pass for a defence that no test can
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import inspect
 from collections.abc import Iterator
@@ -38,7 +39,7 @@ class Edit:
         """The changed code. Raises MutationError."""
         module, name = self._place()
         source = inspect.getsource(module)
-        first, last = _lines(ast.parse(source), name.split("."), self.where)
+        first, last = _lines(_parsed(source), name.split("."), self.where)
         lines = source.splitlines(keepends=True)
         text = "".join(lines[first:last])
         if (count := text.count(self.old)) != 1:
@@ -81,6 +82,12 @@ class Setting:
             raise MutationError(f"{self.where}: {error}") from error
         if present == self.value:
             raise MutationError(f"{self.where} is {self.value!r} anyhow")
+
+
+@functools.cache
+def _parsed(source: str) -> ast.Module:
+    """Of each module there are several mutations."""
+    return ast.parse(source)
 
 
 def _lines(tree: ast.Module, names: list[str], where: str) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Writes the schemas: `make schemas`."""
+"""Writes the schemas: `make docs`."""
 
 from __future__ import annotations
 

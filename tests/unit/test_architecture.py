@@ -1,6 +1,7 @@
 """Who may import whom. A room that imports from the wrong one is no longer what its docstring says."""
 
 import ast
+import functools
 import os
 import subprocess
 import sys
@@ -30,10 +31,17 @@ IMPURE = frozenset(
 """What the protocol must not touch: no I/O, no clock, no randomness of its own, no logging."""
 
 
+@functools.cache
+def nodes(path: Path) -> list[ast.AST]:
+    """What a module consists of; each module is parsed once for all tests."""
+    return list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
+@functools.cache
 def imports(path: Path) -> set[str]:
     """Full names of everything that a module imports."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -89,13 +97,12 @@ def test_nothing_goes_by_the_time_of_day() -> None:
     harmless = {"time.monotonic", "time.sleep"}
     of_calendar = {PACKAGE / "doctor" / "clock.py": {"time.time", "time.gmtime", "time.strftime"}}  # of certificates
     for path in set(PACKAGE.rglob("*.py")) - {PACKAGE / "history" / "clock.py"}:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
         used = {
             f"time.{node.attr}"
-            for node in ast.walk(tree)
+            for node in nodes(path)
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "time"
         }
-        used |= {name for name in imports(path) if name.split(".")[0] in ("datetime", "time") and name != "time"}
+        used = used | {name for name in imports(path) if name.split(".")[0] in ("datetime", "time") and name != "time"}
         assert used <= harmless | of_calendar.get(path, set()), (
             f"{path.relative_to(PACKAGE)} uses {sorted(used - harmless)}"
         )

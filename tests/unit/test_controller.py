@@ -452,9 +452,9 @@ def test_a_flood_of_changes_gives_a_handful_of_lines_with_the_number_left_out(
         stage.associated((A, P))
         stage.change(1, P)
         await stage.until(lambda: stage.peer.machine.managed)
-        for _ in range(2000):
+        for _ in range(500):
             stage.change(0, P)
-        await stage.until(lambda: stage.peer.machine.correspondent.refusals[Ground.STALE] == 2000)
+        await stage.until(lambda: stage.peer.machine.correspondent.refusals[Ground.STALE] == 500)
         await stage.until(lambda: not stage.peer.reports._to_tell)
 
     on_stage(tmp_path, story)
@@ -462,7 +462,7 @@ def test_a_flood_of_changes_gives_a_handful_of_lines_with_the_number_left_out(
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     stale = [line for line in lines if line["event"] == "address_change_stale"]
     assert len(stale) < 20
-    assert sum(1 + line.get("left_out", 0) if "detail" in line else line["left_out"] for line in stale) == 2000
+    assert sum(1 + line.get("left_out", 0) if "detail" in line else line["left_out"] for line in stale) == 500
     assert {line["reason"] for line in stale} == {"stale"}
 
 

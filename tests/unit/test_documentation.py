@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from documentation.commands import blocks
 from swanroam.cli.exits import Exit
 from swanroam.cli.main import _parser
 from swanroam.config import load_config
@@ -24,8 +25,10 @@ from swanroam.protocol.messages import (
     Acknowledgment,
     AddressChange,
     Method,
+    Obstacle,
     Verdict,
 )
+from swanroam.protocol.phase import Phase
 
 ROOT = Path(__file__).resolve().parents[2]
 PROTOCOL = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
@@ -101,6 +104,16 @@ def test_every_reason_to_drop_a_datagram_is_documented(problem: MessageProblem) 
     assert f"`{problem.value}`" in PROTOCOL
 
 
+@pytest.mark.parametrize("phase", Phase, ids=lambda phase: phase.name)
+def test_every_phase_of_a_leader_is_documented(phase: Phase) -> None:
+    assert f"| {phase.name.lower().replace('_', ' ')} |" in PROTOCOL
+
+
+@pytest.mark.parametrize("obstacle", Obstacle, ids=lambda obstacle: obstacle.name)
+def test_every_obstacle_is_documented_with_its_number(obstacle: Obstacle) -> None:
+    assert f"| {obstacle.value} {obstacle.name.lower().replace('_', ' ')} |" in PROTOCOL
+
+
 @pytest.mark.parametrize("fact", Fact, ids=lambda fact: fact.name)
 def test_every_log_event_of_the_protocol_is_explained(fact: Fact) -> None:
     assert f"| `{fact.value}` |" in OPERATIONS
@@ -116,6 +129,16 @@ def logged_events() -> set[str]:
 def test_every_other_log_event_above_debug_is_explained() -> None:
     assert "started" in logged_events()
     assert [event for event in sorted(logged_events()) if f"| `{event}` |" not in OPERATIONS] == []
+
+
+def test_every_symptom_has_its_reason_and_what_to_type() -> None:
+    section = OPERATIONS[OPERATIONS.index("## Troubleshooting by symptom") : OPERATIONS.index("## Log events")]
+    symptoms = section.split("\n### ")[1:]
+    assert len(symptoms) > 10
+    for symptom in symptoms:
+        title, _, text = symptom.partition("\n")
+        assert text.index("**Why.**") < text.index("**Type"), title
+        assert list(blocks(text[text.index("**Type") :])), title
 
 
 @pytest.mark.parametrize("status", Exit, ids=lambda status: status.name)
@@ -146,6 +169,20 @@ def test_links_between_documents_lead_somewhere() -> None:
     for path in DOCUMENTS:
         for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", path.read_text(encoding="utf-8")):
             assert (path.parent / target).exists(), f"{path.name}: {target}"
+
+
+def anchors(path: Path) -> set[str]:
+    """What headings of a document can be reached by, as forges make it of them."""
+    headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_links_to_a_part_of_a_document_lead_there() -> None:
+    for path in DOCUMENTS:
+        for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#([^)]+)\)", path.read_text(encoding="utf-8")):
+            document = path.parent / target if target else path
+            if document.suffix == ".md":
+                assert anchor in anchors(document), f"{path.name}: {target}#{anchor}"
 
 
 def test_every_test_that_the_table_of_sockets_names_is_there_and_runs_in_the_guest_where_it_says_so() -> None:

@@ -11,7 +11,7 @@ import pytest
 from fuzz.__main__ import TARGETS
 from fuzz.engine import kept, read, run
 
-SHORT = {"parser": 3000, "core": 1500, "codecs": 2000}
+SHORT = {"parser": 1500, "core": 750, "codecs": 1000}
 CORPUS = [
     pytest.param(target, path, id=f"{name}-{path.stem}") for name, target in TARGETS.items() for path in kept(target)
 ]

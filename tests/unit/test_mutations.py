@@ -133,6 +133,8 @@ def test_only_an_assertion_counts_as_failed(tmp_path: Path) -> None:
         "pytest",
         "-q",
         "-p",
+        "pytest_timeout",
+        "-p",
         "mutations.plugin",
         "-p",
         "no:cacheprovider",
@@ -141,6 +143,7 @@ def test_only_an_assertion_counts_as_failed(tmp_path: Path) -> None:
         "test_endings.py",
     ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests"), "SWANROAM_OUTCOMES": "outcomes.json", VARIABLE: ""}
+    environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # the others take longer to load than the tests to run
     subprocess.run([sys.executable, *argv], env=environment, cwd=tmp_path, capture_output=True, check=False)
     found = read(tmp_path / "outcomes.json").tests
     assert {name.removeprefix("test_endings.py::test_"): outcome.value for name, outcome in found.items()} == {

@@ -15,7 +15,7 @@ from swanroam.protocol.handover import Result, Step
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_published_schema_is_the_one_of_the_code(path: Path) -> None:
-    assert path.read_text(encoding="utf-8") == PAGES[path](), "run `make schemas`"
+    assert path.read_text(encoding="utf-8") == PAGES[path](), "run `make docs`"
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)

@@ -16,10 +16,10 @@ from swanroam.protocol.events import Fact
 from swanroam.protocol.handover import Result
 from swanroam.protocol.seeker import SEEK_AFTER, SEEK_PAUSE, Seeker
 from unit.simulation import DEAD_PEER, FORGET_AFTER, GIVE_UP, GRACE, REFRESH, Crash, Host, World, address
-from unit.walks import SEED_VARIABLE, seeds
+from unit.walks import SEED_VARIABLE, seeds, walks
 
 ADDRESSES = 5
-WALKS = 20
+WALKS = 6
 
 
 def _world(seed: int = 1, *, active: tuple[bool, bool] = (True, True)) -> World:
@@ -488,7 +488,7 @@ class Walk(RuleBasedStateMachine):
 
 TestWalk = Walk.TestCase
 TestWalk.settings = settings(
-    max_examples=20,
+    max_examples=walks(WALKS),
     stateful_step_count=25,
     deadline=None,
     derandomize=True,

@@ -53,7 +53,11 @@ def _parser() -> argparse.ArgumentParser:
     for command in _COMMANDS:
         sub = command.add_parser(commands)
         sub.add_argument(
-            "--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help=f"default: {DEFAULT_CONFIG}"
+            "--config",
+            type=Path,
+            default=DEFAULT_CONFIG,
+            metavar="FILE",
+            help=f"the configuration file; default: {DEFAULT_CONFIG}",
         )
         sub.set_defaults(handler=command.run)
     return parser

@@ -20,7 +20,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser("move", help="move to another address of this host", description=__doc__)
     parser.add_argument("address", help="the address to move to; `auto` follows routing again")
     parser.add_argument("--peer", metavar="NAME", help="only towards this peer; default: all")
-    parser.add_argument("--timeout", type=float, default=30.0, metavar="SECONDS", help="default: 30")
+    parser.add_argument(
+        "--timeout", type=float, default=30.0, metavar="SECONDS", help="how long to wait for the move; default: 30"
+    )
     parser.add_argument("--no-wait", action="store_true", help="return as soon as the daemon has taken the order")
     return parser
 

@@ -9,6 +9,7 @@ Nothing here knows the kernel, charon or the daemon.
   kinds.py      how one value is read: durations, addresses, globs, choices
   section.py    how a mapping is read: known keys, required keys, suggestions
   schema.py     which keys there are, and their kinds
+  meanings.py   what each key means, for the reference and for editors
   checks.py     what no single value can tell: duplicates, overlaps, contradictions
   loader.py     the steps from path to `Config`
 """

@@ -20,14 +20,14 @@ from swanroam.config.problems import Problems
 from swanroam.config.section import Values
 from swanroam.inner_address import LONGEST_PREFIX, SHORTEST_PREFIX, inner_address
 
-_RESERVED_TABLES = {
+RESERVED_TABLES = {
     220: "the table that charon puts its own routes into (charon.routing_table)",
     253: "the kernel's table 'default'",
     254: "the kernel's table 'main'",
     255: "the kernel's table 'local'",
 }
 
-_IKE_PORTS = (500, 4500)
+IKE_PORTS = (500, 4500)
 
 
 def check(root: Values, problems: Problems) -> None:
@@ -50,7 +50,7 @@ def control_prefix(root: Values) -> IPv6Network:
 
 def _check_control(root: Values, problems: Problems) -> None:
     control = root.section("control")
-    if control.values.get("port") in _IKE_PORTS:
+    if control.values.get("port") in IKE_PORTS:
         problems.add(
             control.place_of("port"),
             control.path_of("port"),
@@ -82,13 +82,13 @@ def _check_carrier(root: Values, problems: Problems) -> None:
     table = carrier.values.get("table")
     if not isinstance(table, int):
         return
-    taken = next((number for number in range(table, table + 3) if number in _RESERVED_TABLES), None)  # see the schema
+    taken = next((number for number in range(table, table + 3) if number in RESERVED_TABLES), None)  # see the schema
     if taken is not None:
         what = f"{taken}" if taken == table else f"{table}, and {taken} is needed too"
         problems.add(
             carrier.place_of("table"),
             carrier.path_of("table"),
-            f"is {what}, {_RESERVED_TABLES[taken]}; "
+            f"is {what}, {RESERVED_TABLES[taken]}; "
             f"write a number that nothing else uses, such as {CarrierSettings().table}",
         )
 

@@ -276,7 +276,7 @@ class ListenAt:
 
 
 _LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
-_NAME = re.compile(rf"(?!.*(^|\.)[0-9]+\.?$)({_LABEL}\.)*{_LABEL}\.?")
+NAME = re.compile(rf"(?!.*(^|\.)[0-9]+\.?$)({_LABEL}\.)*{_LABEL}\.?")
 """A DNS name (RFC 1123 §2.1). One whose last label is a number would be read as an IPv4 address, `10.1` as 10.0.0.1."""
 
 
@@ -285,7 +285,7 @@ def host(text: str) -> IPv4Address | IPv6Address | str | None:
     try:
         return None if "%" in text else ip_address(text)
     except ValueError:
-        return text if len(text) <= 253 and _NAME.fullmatch(text) else None
+        return text if len(text) <= 253 and NAME.fullmatch(text) else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Which keys the configuration file has, and what each takes. Defaults and meanings: model.py."""
+"""Which keys the configuration file has, and what each takes. Defaults: model.py. Meanings: meanings.py."""
 
 from __future__ import annotations
 

@@ -1,0 +1,8 @@
+"""What the documentation has that is made of the code: `make docs`. A unit test fails when it is stale.
+
+values.py       a key's kind, default and range in words
+reference.py    docs/configuration.md
+json_schema.py  docs/schemas/swanroam.schema.json
+numbers.py      regular expressions for ranges of numbers, which the schema needs
+commands.py     the commands that documents show, for the tests that run them
+"""
