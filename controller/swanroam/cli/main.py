@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from swanroam import __version__
-from swanroam.cli import check_config, cleanup, move, run, sockets, status
+from swanroam.cli import check_config, cleanup, leave, move, run, sockets, status
 from swanroam.cli.client import ClientError
 from swanroam.cli.exits import Exit
 from swanroam.config import ConfigError
 
 DEFAULT_CONFIG = Path("/etc/swanroam/swanroam.yaml")
-_COMMANDS = (status, sockets, move, check_config, run, cleanup)
+_COMMANDS = (status, sockets, move, leave, check_config, run, cleanup)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
