@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 CACHE = Path(__file__).resolve().parents[2] / "build" / "roots"
@@ -45,11 +43,12 @@ def base(release: str) -> Path:
 class DebianRoot:
     """One copy of a root. Every command runs in process, mount and network namespaces of its own; files stay."""
 
-    def __init__(self, release: str, directory: Path) -> None:
-        self._lower = base(release)
+    def __init__(self, directory: Path, *layers: Path) -> None:
+        """`directory`: for what is written. `layers`: roots or changes of roots, the uppermost first."""
+        self._lower = ":".join(map(str, layers))
         self._directory = directory
         self.upper = directory / "upper"
-        """What differs from the release."""
+        """What differs from the layers below."""
         for name in ("upper", "work", "merged"):
             (directory / name).mkdir(parents=True)
 
@@ -66,7 +65,7 @@ class DebianRoot:
             timeout=300,
             env={
                 **os.environ,
-                "LOWER": str(self._lower),
+                "LOWER": self._lower,
                 "UPPER": str(self.upper),
                 "WORK": str(self._directory / "work"),
                 "MERGED": str(self._directory / "merged"),
@@ -92,12 +91,3 @@ class DebianRoot:
 
     def has(self, path: str) -> bool:
         return self.run("test", "-e", path, check=False).returncode == 0
-
-
-@contextmanager
-def debian_root(release: str, directory: Path) -> Iterator[DebianRoot]:
-    """A root that is gone afterwards."""
-    try:
-        yield DebianRoot(release, directory)
-    finally:
-        shutil.rmtree(directory)

@@ -4,36 +4,11 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
-from package.debian_root import DebianRoot, debian_root
+from package.conftest import CONFIGURATION, DEB
+from package.debian_root import DebianRoot
 from swanroam import __version__
-
-ROOT = Path(__file__).resolve().parents[2]
-DEB = ROOT / "dist" / f"swanroam_{__version__}_all.deb"
-RELEASES = ("bookworm", "trixie")
-
-CONFIGURATION = """\
-identity: mobile.example.org
-peers: [{identity: office.example.org, connection: office, name: office}]
-"""
-ADMINS_CONNECTION = "connections { office { remote_addrs = 203.0.113.9 } }\n"
-
-
-@pytest.fixture(params=RELEASES)
-def root(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[DebianRoot]:
-    with debian_root(request.param, tmp_path / "root") as made:
-        made.put("/etc/swanctl/conf.d/office.conf", ADMINS_CONNECTION)
-        yield made
-
-
-@pytest.fixture
-def installed(root: DebianRoot) -> DebianRoot:
-    root.run("dpkg", "-i", root.bring(DEB))
-    return root
 
 
 def strongswan(root: DebianRoot) -> str:

@@ -1,14 +1,13 @@
-"""The package's hooks, run by who really calls them, while the interface goes down. What they ask the daemon for is noted."""
+"""The package's hooks, run by who really calls them while an interface goes down; what they order is noted."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from package.debian_root import DebianRoot, debian_root
-from package.test_deb import CONFIGURATION, DEB, RELEASES
+from package.conftest import CONFIGURATION
+from package.debian_root import DebianRoot
 
 DOUBLE = Path(__file__).parent / "daemon_double.py"
 
@@ -37,13 +36,11 @@ HOST = f"""
 """
 
 
-@pytest.fixture(params=RELEASES)
-def root(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[DebianRoot]:
-    with debian_root(request.param, tmp_path / "root") as made:
-        made.run("dpkg", "-i", made.bring(DEB))
-        made.put("/etc/swanroam/swanroam.yaml", CONFIGURATION)
-        made.bring(DOUBLE)
-        yield made
+@pytest.fixture
+def root(installed: DebianRoot) -> DebianRoot:
+    installed.put("/etc/swanroam/swanroam.yaml", CONFIGURATION)
+    installed.bring(DOUBLE)
+    return installed
 
 
 def orders(root: DebianRoot, script: str) -> list[str]:
@@ -69,14 +66,14 @@ def test_ifdown_takes_an_interface_down(root: DebianRoot) -> None:
         "/etc/network/interfaces",
         f"auto wlan0\niface wlan0 inet static\n  address {WIFI}/24\n  gateway 192.0.2.254\n",
     )
-    assert orders(root, "mkdir -p /run/network; echo wlan0=wlan0 >/run/network/ifstate; ifdown wlan0") == [EARLY, LATE]
+    assert orders(root, "mkdir -p /run/network; ifdown --force wlan0") == [EARLY, LATE]
 
 
 NETWORKMANAGER = """
     # As nm-dispatcher does it: NetworkManager-dispatcher(8). pre-down.d runs first and is waited for.
     dispatch() { # DIRECTORY ACTION
         for script in $(run-parts --list /usr/lib/NetworkManager/$1); do
-            env -i CONNECTION_ID=home CONNECTION_UUID=0c2f CONNECTION_FILENAME=/etc/NetworkManager/system-connections/home \
+            env -i CONNECTION_ID=home CONNECTION_UUID=0c2f CONNECTION_FILENAME=/run/NetworkManager/home.nmconnection \
                 DEVICE_IFACE=wlan0 DEVICE_IP_IFACE=wlan0 IP4_NUM_ADDRESSES=1 "IP4_ADDRESS_0=192.0.2.1/24 192.0.2.254" \
                 IP4_GATEWAY=192.0.2.254 CONNECTIVITY_STATE=FULL NM_DISPATCHER_ACTION=$2 "$script" wlan0 $2
         done
@@ -106,7 +103,8 @@ loader.exec_module(dispatcher)
 # systemd-networkd does not run here; all else is networkd-dispatcher's own.
 dispatcher.get_networkctl_list = lambda: [dispatcher.NetworkctlListState(2, "wlan0", "ether", "routable", "configured")]
 dispatcher.get_networkctl_status = lambda name: {"Address": []}
-dispatcher.Dispatcher("/etc/networkd-dispatcher:/usr/lib/networkd-dispatcher").handle_state("wlan0", operational_state="off")
+scripts = "/etc/networkd-dispatcher:/usr/lib/networkd-dispatcher"
+dispatcher.Dispatcher(scripts).handle_state("wlan0", operational_state="off")
 """
 
 
