@@ -9,6 +9,9 @@
 # make thorough    the unit tests with a hundred times as much generated input
 # make mutations    defences are switched off one at a time, and a test has to fail (minutes); mutations-lab: those that need the lab
 # make requirements    docs/requirements.md from what the tests and these left
+# make deb     dist/swanroam_VERSION_all.deb, for Debian 12 and 13 and Ubuntu 24.04
+# make test-deb    it is installed, upgraded and removed in roots of Debian 12 and 13; its hooks under their real callers (minutes)
+# make test-docker    the demo of docker/, with this machine's engine and kernel or in a QEMU guest (up to an hour under emulation)
 # make lint | unit | kernel | lab        one part of it; LAB_ARGS='-k soft' goes to pytest
 # make clean   removes what these made
 
@@ -32,7 +35,7 @@ installed := .venv/.stamp-installed
 export PYTHONPATH := $(CURDIR)/tests:$(CURDIR)/controller
 
 .PHONY: test lint unit kernel lab mutations mutations-lab requirements stories fuzz thorough demo bench programs-full
-.PHONY: connections-full soak packages totals clean
+.PHONY: connections-full soak packages totals clean deb test-deb test-docker
 
 test: lint unit kernel lab totals
 
@@ -103,6 +106,19 @@ soak: $(installed) | packages
 bench: $(installed) | packages
 	@$(CURDIR)/$(python) -m bench --results $(RESULTS) $(BENCH_ARGS)
 
+deb: $(installed)
+	@PYTHON=$(PYTHON) tests/install-packages deb
+	@PIP='$(python) -m pip' packaging/build-deb
+
+test-deb: deb
+	@PYTHON=$(PYTHON) tests/install-packages test-deb
+	$(pytest) tests/package --timeout 0
+
+test-docker: $(installed) | packages
+	@PYTHON=$(PYTHON) tests/install-packages test-docker
+	PYTHON=$(python) $(pytest) tests/compose --timeout 0
+
 clean:
+	rm -rf build dist
 	rm -rf .venv .stamp-* $(RESULTS) .hypothesis .pytest_cache .mypy_cache .ruff_cache
 	find controller tests -name __pycache__ -type d -prune -exec rm -rf {} +
