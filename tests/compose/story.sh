@@ -3,7 +3,7 @@
 # Lines that begin with == are for who reads the output.
 set -u
 cd "$(dirname "$0")/../.." || exit
-compose() { docker compose -f docker/compose.yaml "$@"; }
+compose() { docker compose --ansi never --progress plain -f docker/compose.yaml "$@"; }
 section() { echo "== $*"; }
 
 section up
