@@ -11,6 +11,9 @@
 # make requirements    docs/requirements.md from what the tests and these left
 # make monitoring    alert rules, dashboard and metrics by Prometheus' own promtool, which it installs (100 MB)
 # make docs   what of docs/ is made of the code: the reference of the configuration, and the JSON Schemas
+# make deb     dist/swanroam_VERSION_all.deb, for Debian 12 and 13 and Ubuntu 24.04
+# make test-deb    it is installed, upgraded and removed in roots of Debian 12 and 13; its hooks under their real callers (minutes)
+# make test-docker    the demo of docker/, with this machine's engine and kernel or in a QEMU guest (up to an hour under emulation)
 # make lint | unit | kernel | lab        one part of it; LAB_ARGS='-k soft' goes to pytest
 # make clean   removes what these made
 
@@ -34,7 +37,7 @@ installed := .venv/.stamp-installed
 export PYTHONPATH := $(CURDIR)/tests:$(CURDIR)/controller
 
 .PHONY: test lint unit kernel lab mutations mutations-lab requirements stories fuzz thorough demo bench programs-full
-.PHONY: connections-full soak monitoring packages docs totals clean
+.PHONY: connections-full soak monitoring packages docs totals clean deb test-deb test-docker
 
 test: lint unit kernel lab totals
 
@@ -113,6 +116,19 @@ monitoring: $(installed)
 bench: $(installed) | packages
 	@$(CURDIR)/$(python) -m bench --results $(RESULTS) $(BENCH_ARGS)
 
+deb: $(installed)
+	@PYTHON=$(PYTHON) tests/install-packages deb
+	@PIP='$(python) -m pip' packaging/build-deb
+
+test-deb: deb
+	@PYTHON=$(PYTHON) tests/install-packages test-deb
+	$(pytest) tests/package --timeout 0
+
+test-docker: $(installed) | packages
+	@PYTHON=$(PYTHON) tests/install-packages test-docker
+	PYTHON=$(python) $(pytest) tests/compose --timeout 0
+
 clean:
+	rm -rf build dist
 	rm -rf .venv .stamp-* $(RESULTS) .hypothesis .pytest_cache .mypy_cache .ruff_cache
 	find controller tests -name __pycache__ -type d -prune -exec rm -rf {} +

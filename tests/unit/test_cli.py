@@ -34,7 +34,7 @@ from swanroam.daemon.requirements import Requirements, Unmet
 from swanroam.daemon.run import AlreadyRunningError, DirectoryError, api_group, journal_path, single_instance
 from swanroam.kernel.address_watch import AddressWatchError
 
-COMMANDS = ("status", "sockets", "history", "move", "doctor", "check-config", "reload", "run", "cleanup")
+COMMANDS = ("status", "sockets", "history", "move", "leave", "doctor", "check-config", "reload", "run", "cleanup")
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None
     assert capsys.readouterr().out == f"swanroam {__version__}\n"
 
 
-@pytest.mark.parametrize("argv", [[], ["no-such-command"], ["move"], ["status", "--no-such-option"]])
+@pytest.mark.parametrize("argv", [[], ["no-such-command"], ["move"], ["leave"], ["status", "--no-such-option"]])
 def test_a_wrong_command_line_is_status_2(argv: list[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(argv)
@@ -113,7 +113,7 @@ def test_every_command_says_what_is_wrong_in_the_file(
     capsys: pytest.CaptureFixture[str], config_file: Path, command: str
 ) -> None:
     config_file.write_text("identity: mobile.example.org\npears: []\n")
-    arguments = ["192.0.2.1"] if command == "move" else []
+    arguments = {"move": ["192.0.2.1"], "leave": ["eth0"]}.get(command, [])
 
     assert call(command, config_file, *arguments) == Exit.CONFIGURATION
     said = capsys.readouterr().err
@@ -351,7 +351,7 @@ def test_cleanup_prints_what_it_removed(
 # --- status and move --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("arguments", [("status",), ("move", "192.0.2.1"), ("move", "auto")])
+@pytest.mark.parametrize("arguments", [("status",), ("move", "192.0.2.1"), ("move", "auto"), ("leave", "eth0")])
 def test_without_a_daemon_there_is_nobody_to_ask(
     capsys: pytest.CaptureFixture[str], config_file: Path, arguments: tuple[str, ...]
 ) -> None:

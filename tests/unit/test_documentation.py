@@ -35,7 +35,9 @@ PROTOCOL = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
 SOCKETS = (ROOT / "docs" / "sockets.md").read_text(encoding="utf-8")
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-DOCUMENTS = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("strongswan-conf/*.md")])
+DOCUMENTS = sorted(
+    [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("strongswan-conf/*.md"), *ROOT.glob("docker/*.md")]
+)
 
 HANDOVER = bytes.fromhex("a0a1a2a3a4a5a6a7")
 NONCE = bytes(range(0x10, 0x20))

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from swanroam import __version__
-from swanroam.cli import check_config, cleanup, doctor, history, move, reload, run, sockets, status
+from swanroam.cli import check_config, cleanup, doctor, history, leave, move, reload, run, sockets, status
 from swanroam.cli.client import ClientError
 from swanroam.cli.exits import Exit
 from swanroam.config import ConfigError, load_config
 
 DEFAULT_CONFIG = Path("/etc/swanroam/swanroam.yaml")
-_COMMANDS = (status, sockets, history, move, doctor, check_config, reload, run, cleanup)
+_COMMANDS = (status, sockets, history, move, leave, doctor, check_config, reload, run, cleanup)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

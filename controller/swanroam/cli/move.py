@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Mapping
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 
 from swanroam.cli.client import ClientError, api_socket, ask
@@ -40,21 +42,29 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.address == "auto" or arguments.no_wait:
         print(f"ordered for {', '.join(peers)}")
         return Exit.OK
-    waiting = dict.fromkeys(peers, "")
-    deadline = time.monotonic() + arguments.timeout
+    return follow(api, dict.fromkeys(peers, arguments.address), arguments.timeout)
+
+
+def follow(api: Path, targets: Mapping[str, str], timeout: float) -> Exit:
+    """Says when each peer's filters stand at the address that was ordered for it, or that they do not yet.
+
+    `targets`: names of peers, with addresses. `timeout`: seconds. Raises ClientError.
+    """
+    waiting = dict.fromkeys(targets, "")
+    deadline = time.monotonic() + timeout
     while waiting and time.monotonic() < deadline:
         document = ask(api, {"command": "status"})
         for peer in document["peers"]:
             name = peer["name"]
-            if name in waiting and _arrived(peer, arguments.address):
-                print(f"{name}: moved to {arguments.address}{_timing(peer)}")
+            if name in waiting and _arrived(peer, targets[name]):
+                print(f"{name}: moved to {targets[name]}{_timing(peer)}")
                 del waiting[name]
             elif name in waiting:
                 waiting[name] = peer["problem"] or peer["state"]
         if waiting:
             time.sleep(POLL)
     for name, state in waiting.items():
-        text = f"{name}: not there after {arguments.timeout:g} s: {state}; see `swanroam status`"
+        text = f"{name}: not there after {timeout:g} s: {state}; see `swanroam status`"
         print(text, file=sys.stderr)
     return Exit.FAILED if waiting else Exit.OK
 

@@ -1,0 +1,1 @@
+"""The Compose demo. `make test-docker`."""
