@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lab.service import API_GROUP, SYSUSERS, UNIT, unit
+from lab.service import API_GROUP, SYSUSERS
+from lab.unit import UNIT, unit
 from swanroam.kernel.privileges import Capability
 
 ROOT = Path(__file__).resolve().parents[2]
