@@ -56,7 +56,7 @@ unit: $(installed)
 
 kernel: $(installed) | packages
 	@mkdir -p $(RESULTS) && rm -f $(RESULTS)/kernel.json
-	SWANROAM_SUMMARY=$(RESULTS)/kernel.json $(pytest) -m 'kernel and not lab' tests/kernel
+	SWANROAM_SUMMARY=$(RESULTS)/kernel.json $(pytest) -m 'kernel and not lab and not ansible' tests/kernel
 
 lab: $(installed) | packages
 	@mkdir -p $(RESULTS) && rm -f $(RESULTS)/lab.json
