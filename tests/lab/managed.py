@@ -10,6 +10,7 @@
 
 import re
 import sys
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -71,8 +72,9 @@ class PlaybookRun:
         for line in self.output.splitlines():
             if match := re.match(r"(?:TASK|RUNNING HANDLER) \[(?:[\w.]+ : )?(.*?)\] \*", line):
                 task = match[1]
-            elif (match := re.match(rf"{kind}: \[([\w.-]+)", line)) and task not in found.setdefault(match[1], []):
-                found[match[1]].append(task)
+            elif match := re.match(rf"{kind}: \[([\w.-]+)", line):
+                tasks = found.setdefault(match[1], [])
+                tasks += [] if task in tasks else [task]
         return found
 
     @property
@@ -166,6 +168,7 @@ class Fleet:
             "ANSIBLE_CONFIG": str(COLLECTION / "ansible.cfg"),
             "ANSIBLE_HOME": str(home),
             "ANSIBLE_LOCAL_TEMP": str(home / "tmp"),
+            "ANSIBLE_REMOTE_TEMP": str(home / "tmp"),
             "ANSIBLE_NOCOLOR": "1",
             "ANSIBLE_SSH_CONTROL_PATH_DIR": str(home / "cp"),
             "ANSIBLE_ROLES_PATH": str(COLLECTION / "roles"),
@@ -174,8 +177,10 @@ class Fleet:
         program = Path(sys.executable).with_name("ansible-playbook")
         command = [str(program), *arguments, *options, str(PLAYBOOKS / name)]
         environment = [f"{key}={value}" for key, value in settings.items()]
+        began = time.monotonic()
         done = self.lab.router.namespace.run(["env", *environment, *command], check=False, timeout=TIMEOUT)
         run = PlaybookRun(done.returncode, done.stdout + done.stderr)
+        print(f"{time.monotonic() - began:.0f} s: {name} {' '.join(options)}: {run.recap}\n{run.changed}", flush=True)
         if check and run.status:
             raise CommandError(f"ansible-playbook {name}: status {run.status}\n{run.output}")
         return run
