@@ -16,7 +16,7 @@ from lab.host import Host
 from lab.managed import COLLECTION, Fleet, tree
 from lab.namespace import command
 from lab.releases import Releases, name
-from lab.services import Services
+from lab.services import SYSTEM_PYTHON, Services
 from lab.topology import Lab
 
 pytestmark = [pytest.mark.kernel, pytest.mark.ansible, pytest.mark.timeout(1800)]
@@ -158,6 +158,23 @@ def test_wrong_arguments_are_named_before_anything_is_done(
     assert run.changed == {}
 
 
+RECEIVE = """
+import socket
+with socket.socket(socket.AF_INET, socket.SOCK_RAW, 4) as raw:
+    raw.settimeout(3)
+    print("ready", flush=True)
+    try:
+        raw.recv(100)
+        print("received", flush=True)
+    except TimeoutError:
+        print("nothing", flush=True)
+"""
+SEND = """
+import socket, sys
+with socket.socket(socket.AF_INET, socket.SOCK_RAW, 4) as raw:
+    raw.bind((sys.argv[1], 0))
+    raw.sendto(bytes(20), (sys.argv[2], 0))
+"""
 CHAIN = """
 table inet filter {
     chain input {
@@ -170,26 +187,40 @@ table inet filter {
 """
 
 
-def test_firewall_lets_in_the_carrier_and_nothing_else(fleet: Fleet) -> None:
+def test_firewall_lets_in_the_carrier_from_where_peers_can_be(fleet: Fleet) -> None:
     edge, gateway = (fleet.host(inventory_name) for inventory_name in NAMES)
     for host in (edge, gateway):
         host.run(["nft", "-f", "-"], stdin_text=CHAIN)
-    drops = gateway.run(["nft", "list", "ruleset"]).stdout
-    variables = {"swanroam_firewall": "nftables"}
+    before = gateway.run(["nft", "list", "ruleset"]).stdout
+    # The gateway does not move; edges and relay are allowed here.
+    variables = {"swanroam_firewall": "nftables", "swanroam_config": {"defaults": {"allow": ["10.1.1.0/24"]}}}
 
     fleet.playbook("site.yml", [PSK], variables=variables)
     assert fleet.playbook("site.yml", [PSK], variables=variables).changed == {}
     for host in (edge, gateway):
-        for _ in range(2):  # as after a reload of the service
-            host.run(["/etc/swanroam/firewall", "start"])
-    rules = gateway.run(["nft", "list", "ruleset"]).stdout
-    assert rules.count("jump swanroam") == 1
-    assert "ip protocol 4 accept" in rules.replace("ipencap", "4").replace("ipip", "4")
-    assert "ip saddr 192.0.2.1" in edge.run(["nft", "list", "ruleset"]).stdout  # the gateway does not move
+        host.run(["systemctl", "start", "swanroam-firewall"])
+        host.run(["/etc/swanroam/firewall", "start"])  # as when the service is reloaded
+    rules = {host.name: host.run(["nft", "-n", "list", "ruleset"]).stdout for host in (edge, gateway)}
+    assert rules[gateway.name].count("jump swanroam") == 1
+    assert "ip saddr 10.1.1.0/24 ip protocol 4 accept" in rules[gateway.name]
+    assert "ip saddr { 10.1.1.0/24, 192.0.2.1 } ip protocol 4 accept" in rules[edge.name]
+    assert received(gateway, edge)
+    edge.ip(f"addr add 10.1.9.9/32 dev {edge.network}")
+    assert not received(gateway, edge, source="10.1.9.9")
 
     fleet.playbook("site.yml", [PSK])
     assert gateway.run(["test", "-e", "/etc/swanroam/firewall"], check=False).returncode == 1
-    assert gateway.run(["nft", "list", "ruleset"]).stdout == drops
+    assert gateway.run(["nft", "list", "ruleset"]).stdout == before
+    assert not received(gateway, edge)
+
+
+def received(host: Host, sender: Host, source: str | None = None) -> bool:
+    """Whether IP-in-IP from the sender gets past the host's firewall: to a raw socket, which comes after it."""
+    receiver = host.popen([SYSTEM_PYTHON, "-c", RECEIVE])
+    assert receiver.stdout is not None
+    assert receiver.stdout.readline() == "ready\n"
+    sender.run([SYSTEM_PYTHON, "-c", SEND, source or str(sender.address), str(host.address)])
+    return receiver.stdout.readline() == "received\n"
 
 
 def test_the_collection_holds_what_the_role_needs(tmp_path: Path) -> None:
