@@ -31,7 +31,7 @@ SYSTEMCTL = Path(__file__).parent / "programs" / "systemctl.py"
 OWN_DIRECTORIES = ("/etc", "/opt", "/usr/local/sbin", "/var/lib")
 SHARED = ("/var/lib/dpkg", "/var/lib/apt")
 """The machine's, seen below directories of the host's own: its packages."""
-TIMEOUT = 900.0
+TIMEOUT = 1800.0
 
 # The machine's own files in directories that are changed from now on for this host only.
 _OWN = """
@@ -170,7 +170,8 @@ class Fleet:
             "ANSIBLE_LOCAL_TEMP": str(home / "tmp"),
             "ANSIBLE_REMOTE_TEMP": str(home / "tmp"),
             "ANSIBLE_NOCOLOR": "1",
-            "ANSIBLE_SSH_CONTROL_PATH_DIR": str(home / "cp"),
+            "ANSIBLE_SSH_CONTROL_PATH_DIR": "/run/ansible-cp",
+            "ANSIBLE_SSH_TRANSFER_METHOD": "piped",  # the lab's sshd has no sftp
             "ANSIBLE_ROLES_PATH": str(COLLECTION / "roles"),
             "LC_ALL": "C.UTF-8",
         }

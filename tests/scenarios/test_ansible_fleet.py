@@ -81,11 +81,10 @@ def existing_connection(host: Host, peer: Host, name: str, remote_addrs: str, st
     (directory / "conf.d" / "secrets.conf").chmod(0o600)
 
 
-def provide_releases(host: Host) -> None:
-    """What installing the wheels would make in /opt; test_ansible_role.py installs one."""
-    for wheel in RELEASES.wheels:
-        made = RELEASES.installed(wheel)
-        host.run(["cp", "-a", str(made), f"/opt/{made.name}"])
+def provide(host: Host, wheel: Path) -> None:
+    """What installing the wheel would make in /opt; test_ansible_role.py installs one."""
+    made = RELEASES.installed(wheel)
+    host.run(["cp", "-a", str(made), f"/opt/{made.name}"])
 
 
 def status(host: Host) -> dict[str, Any]:
@@ -108,7 +107,7 @@ def connections(host: Host) -> str:
     return host.swanctl("--list-conns")
 
 
-@pytest.mark.timeout(3000)
+@pytest.mark.timeout(5400)
 def test_a_stream_lives_through_installation_move_update_move_and_removal(make_lab: Callable[..., Lab]) -> None:
     lab = make_lab(family=Family.IPV4)
     edge, gateway = lab.mobile, lab.correspondent
@@ -128,12 +127,13 @@ def test_a_stream_lives_through_installation_move_update_move_and_removal(make_l
         for host, name in ((gateway, "gateway-1"), (edge, "edge-1")):
             fleet.manage(host, name)
             service.restrict_proc(host)
-            provide_releases(host)
             host.charon.start()
         edge.charon.wait_established("home", "web")
         files = {host.name: tree(host, *STRONGSWAN, *PLACES) for host in lab.hosts}
         loaded = {host.name: connections(host) for host in lab.hosts}
         kernel = {host.name: host.snapshot() for host in lab.hosts}
+        for host in lab.hosts:
+            provide(host, first)
         began_in = {host.name: host.network for host in lab.hosts}
         capture = lab.start_capture("not tcp port 22")
         stream = lab.traffic.tcp_bulk(edge, gateway, rate=50_000)
@@ -153,6 +153,8 @@ def test_a_stream_lives_through_installation_move_update_move_and_removal(make_l
 
         # Another version, one host after the other.
         pids = {host.name: host.run(["cat", "/run/systemctl/swanroam"]).stdout for host in lab.hosts}
+        for host in lab.hosts:
+            provide(host, second)
         fleet.variables["swanroam_wheel"] = str(second)
         run = fleet.playbook("update.yml", [inventory])
         print(run.output)
