@@ -4,6 +4,7 @@
 # make programs-full    the lab's file transfers with packaged programs, 500 MB each
 # make connections-full    2,000 connections move together
 # make soak    2,000 moves with faults of every kind, from a seed (SWANROAM_SEED=N repeats one), and 1,000 under load; hours
+# make test-ansible    the role of ansible/, run by ansible-playbook on lab hosts
 # make bench   what a move costs, against MOBIKE and against doing nothing; BENCH_ARGS='--repetitions 1' (half an hour)
 # make fuzz    a million random inputs each for parser, protocol core and kernel codecs; FUZZ_ARGS='--seed 7 core'
 # make thorough    the unit tests with a hundred times as much generated input
@@ -37,7 +38,7 @@ installed := .venv/.stamp-installed
 export PYTHONPATH := $(CURDIR)/tests:$(CURDIR)/controller
 
 .PHONY: test lint unit kernel lab mutations mutations-lab requirements stories fuzz thorough demo bench programs-full
-.PHONY: connections-full soak monitoring packages docs totals clean deb test-deb test-docker
+.PHONY: connections-full soak monitoring packages docs totals clean deb test-deb test-docker test-ansible
 
 test: lint unit kernel lab totals
 
@@ -53,6 +54,7 @@ lint: $(installed)
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
+	cd ansible && $(CURDIR)/.venv/bin/yamllint --strict . && $(CURDIR)/.venv/bin/ansible-lint -q
 
 # Parts that leave a record of their results; an old record must not be taken for a new one.
 unit: $(installed)
@@ -61,7 +63,7 @@ unit: $(installed)
 
 kernel: $(installed) | packages
 	@mkdir -p $(RESULTS) && rm -f $(RESULTS)/kernel.json
-	SWANROAM_SUMMARY=$(RESULTS)/kernel.json $(pytest) -m 'kernel and not lab' tests/kernel
+	SWANROAM_SUMMARY=$(RESULTS)/kernel.json $(pytest) -m 'kernel and not lab and not ansible' tests/kernel
 
 lab: $(installed) | packages
 	@mkdir -p $(RESULTS) && rm -f $(RESULTS)/lab.json
@@ -106,6 +108,15 @@ programs-full: $(installed) | packages
 connections-full: $(installed) | packages
 	SWANROAM_CONNECTIONS=2000 tests/run-lab -m lab --timeout 1200 -s tests/scenarios/test_many_connections.py
 
+# Wheels come from a package index, so they are made before the guest kernel is started.
+test-ansible: $(installed) | packages
+	@PYTHON=$(PYTHON) tests/install-packages test-ansible
+	@mkdir -p $(RESULTS)
+	$(python) -m pip install -q --disable-pip-version-check -e '.[fleet]'
+	$(python) -m lab.releases $(RESULTS)/fleet
+	$(pytest) -m ansible tests/kernel/test_ansible_role.py
+	tests/run-lab --guests 1 --keep $(RESULTS)/artifacts -m ansible tests/scenarios/test_ansible_fleet.py
+
 soak: $(installed) | packages
 	SWANROAM_MOVES=$${SWANROAM_MOVES:-2000} tests/run-lab --guests 1 --time-limit 86400 -m lab -s tests/scenarios/test_soak.py
 
@@ -130,5 +141,5 @@ test-docker: $(installed) | packages
 
 clean:
 	rm -rf build dist
-	rm -rf .venv .stamp-* $(RESULTS) .hypothesis .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .stamp-* $(RESULTS) .hypothesis .pytest_cache .mypy_cache .ruff_cache ansible/.ansible
 	find controller tests -name __pycache__ -type d -prune -exec rm -rf {} +

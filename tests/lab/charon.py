@@ -122,6 +122,8 @@ class Charon:
     roam_events: bool = False
     group: str | None = None
     """That it runs as, and that its VICI socket belongs to."""
+    configuration: str | None = None
+    """strongswan.conf as the host sees it; None: the lab's own."""
     process: subprocess.Popen[str] | None = field(default=None)
 
     @property
@@ -140,7 +142,7 @@ class Charon:
     def environment(self) -> dict[str, str]:
         """For every strongSwan program of this host."""
         return {
-            "STRONGSWAN_CONF": str(self.directory / "strongswan.conf"),
+            "STRONGSWAN_CONF": self.configuration or str(self.directory / "strongswan.conf"),
             "SWANCTL_DIR": str(self.swanctl_directory),
         }
 

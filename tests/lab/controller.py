@@ -20,7 +20,7 @@ from lab.zygote import MAIN, Run, Zygote
 
 if TYPE_CHECKING:
     from lab.host import Host
-    from lab.service import Service
+    from lab.unit import Service
 
 START_TIMEOUT = 30.0
 STOP_TIMEOUT = 30.0

@@ -215,7 +215,7 @@ def pytest_argv(arguments: list[str]) -> list[str]:
     argv = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "lab.shards"]
     argv += [f"--timeout={TEST_TIME_LIMIT}", "--color=no"]
     if not any(argument == "-m" or argument.startswith("-m=") for argument in arguments):
-        argv += ["-m", "(lab or both) and not long"]
+        argv += ["-m", "(lab or both) and not long and not ansible"]
     argv += arguments
     if not any((ROOT / a.split("::")[0]).exists() for a in arguments if not a.startswith("-")):
         argv += [str(ROOT / "tests" / name) for name in ("kernel", "scenarios")]

@@ -4,47 +4,16 @@ What is read from systemd/ is all that counts here; nothing of the unit is repea
 no part in what swanroam may do (system call filter, private /tmp, …) needs systemd itself and is not there.
 """
 
-import configparser
 import os
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 from lab.host import Host
 from lab.namespace import Namespace, command
+from lab.unit import ROOT, service_of, unit
 
-ROOT = Path(__file__).resolve().parents[2]
-UNIT = ROOT / "systemd" / "swanroam.service"
 SYSUSERS = ROOT / "systemd" / "swanroam.sysusers"
 API_GROUP = "swanroam-admin"
-
-
-@dataclass(frozen=True, slots=True)
-class Service:
-    """What a process gets from the unit."""
-
-    user: int
-    group: int
-    groups: tuple[int, ...]
-    """All of the user's."""
-    capabilities: frozenset[str]
-    """As setpriv(1) calls them: net_admin."""
-    umask: str
-
-    def wrap(self, argv: list[str]) -> list[str]:
-        """A command that runs another as the unit would."""
-        only = ",".join(["-all", *(f"+{name}" for name in sorted(self.capabilities))])
-        change = [f"--reuid={self.user}", f"--regid={self.group}", f"--groups={','.join(map(str, self.groups))}"]
-        limits = [f"--inh-caps={only}", f"--ambient-caps={only}", f"--bounding-set={only}", "--no-new-privs"]
-        return ["sh", "-c", f'cd /; umask {self.umask}; exec "$@"', "sh", "setpriv", *change, *limits, *argv]
-
-
-def unit(path: Path = UNIT) -> dict[str, str]:
-    """The options of a unit's section Service; of one that is there several times the last."""
-    parser = configparser.RawConfigParser(strict=False, interpolation=None)
-    parser.optionxform = str  # type: ignore[assignment,method-assign] # names as they are written
-    parser.read_string(path.read_text(encoding="utf-8"))
-    return dict(parser["Service"])
 
 
 def install(host: Host) -> None:
@@ -53,19 +22,14 @@ def install(host: Host) -> None:
     accounts = _make_accounts(host, host.directory / "accounts")
     user, group = accounts["passwd"][options["User"]], accounts["group"][options["Group"]]
     groups = host.run(["id", "-G", options["User"]]).stdout.split()
-    names = options["AmbientCapabilities"].split()
-    assert set(names) == set(options["CapabilityBoundingSet"].split())
-    service = Service(
-        user, group, tuple(map(int, groups)), frozenset(name.removeprefix("CAP_").lower() for name in names),
-        options["UMask"],
-    )  # fmt: skip
+    service = service_of(options, user, group, tuple(map(int, groups)))
     for path, mode in (("state", options["StateDirectoryMode"]), ("run", options["RuntimeDirectoryMode"])):
         (host.directory / path).mkdir()
         os.chown(host.directory / path, user, group)
         (host.directory / path).chmod(int(mode, 8))
     host.directory.parent.chmod(0o711)
-    _restrict_proc(host)
-    _open_ways(host, {ROOT, Path(sys.prefix), Path(sys.base_prefix)})
+    restrict_proc(host)
+    open_ways(host, {ROOT, Path(sys.prefix), Path(sys.base_prefix)})
     host.charon.group = options["Group"]
     host.controller.service = service
 
@@ -85,7 +49,7 @@ def _make_accounts(host: Host, directory: Path) -> dict[str, dict[str, int]]:
     return found
 
 
-def _restrict_proc(namespace: Namespace) -> None:
+def restrict_proc(namespace: Namespace) -> None:
     """ProtectProc=invisible, ProtectKernelTunables=yes and ReadWritePaths=/proc/sys/net."""
     options = unit()
     assert (options["ProtectProc"], options["ProtectKernelTunables"]) == ("invisible", "yes")
@@ -96,7 +60,7 @@ def _restrict_proc(namespace: Namespace) -> None:
     namespace.run(["sh", "-e", "-c", "\n".join(lines)])
 
 
-def _open_ways(namespace: Namespace, paths: set[Path]) -> None:
+def open_ways(namespace: Namespace, paths: set[Path]) -> None:
     """Let everybody reach directories below one that is closed to them, such as /root: in this host's view only.
 
     The closed one is replaced by an empty one, in which they are all that there is.

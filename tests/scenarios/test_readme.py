@@ -24,11 +24,12 @@ import pytest
 
 from documentation.commands import blocks
 from lab import charon as lab_charon
-from lab import service
 from lab.addressing import Family
 from lab.host import Host
 from lab.namespace import command
+from lab.service import open_ways, restrict_proc
 from lab.topology import Lab
+from lab.unit import service_of, unit
 from lab.waiting import wait_for
 from scenarios import remains
 from scenarios.test_drop_ins import EXISTING, children
@@ -70,8 +71,8 @@ class Reader:
         lines += [f"ln -s {self.host.charon.socket} /run/charon.vici"]
         self.host.run(["sh", "-e", "-c", "\n".join(lines)])
         self.host.directory.parent.chmod(0o711)
-        service._restrict_proc(self.host)
-        service._open_ways(self.host, {ROOT, Path(sys.prefix), Path(sys.base_prefix)})
+        restrict_proc(self.host)
+        open_ways(self.host, {ROOT, Path(sys.prefix), Path(sys.base_prefix)})
 
     def does(self, block: str, **words: str) -> str:
         """Every command of a block. Returns what the last one prints."""
@@ -128,15 +129,14 @@ class Reader:
             self._start()
 
     def _start(self) -> None:
-        options = service.unit(Path(f"/proc/{self.host.holder_pid}/root/etc/systemd/system/swanroam.service"))
+        options = unit(Path(f"/proc/{self.host.holder_pid}/root/etc/systemd/system/swanroam.service"))
         user, group, groups = (
             self.host.run(["id", f"-{letter}", options["User"]]).stdout.split() for letter in ("u", "g", "G")
         )
         for base, kind in (("/var/lib", "State"), ("/run", "Runtime")):
             directory, mode = f"{base}/{options[f'{kind}Directory']}", options[f"{kind}DirectoryMode"]
             self.host.run(["install", "-d", "-o", user[0], "-g", group[0], "-m", mode, directory])
-        capabilities = frozenset(name.removeprefix("CAP_").lower() for name in options["AmbientCapabilities"].split())
-        runs_as = service.Service(int(user[0]), int(group[0]), tuple(map(int, groups)), capabilities, options["UMask"])
+        runs_as = service_of(options, int(user[0]), int(group[0]), tuple(map(int, groups)))
         with self.output.open("a", encoding="utf-8") as output:
             argv = ["env", "-u", "PYTHONPATH", *runs_as.wrap(shlex.split(options["ExecStart"]))]
             self.daemon = self.host.popen(argv, stdout=output.fileno(), stderr=output.fileno())

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lab.service import API_GROUP, SYSUSERS, UNIT, unit
+from lab.service import API_GROUP, SYSUSERS
+from lab.unit import UNIT, unit
 from swanroam.daemon.controller import VERIFY
 from swanroam.daemon.watchdog import Watchdog
 from swanroam.kernel.privileges import Capability
