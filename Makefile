@@ -11,7 +11,7 @@
 # make mutations    defences are switched off one at a time, and a test has to fail (minutes); mutations-lab: those that need the lab
 # make requirements    docs/requirements.md from what the tests and these left
 # make monitoring    alert rules, dashboard and metrics by Prometheus' own promtool, which it installs (100 MB)
-# make docs   what of docs/ is made of the code: the reference of the configuration, and the JSON Schemas
+# make docs   what of docs/ is made of the code: the reference of the configuration, the JSON Schemas, the table of metrics
 # make deb     dist/swanroam_VERSION_all.deb, for Debian 12 and 13 and Ubuntu 24.04
 # make test-deb    it is installed, upgraded and removed in roots of Debian 12 and 13; its hooks under their real callers (minutes)
 # make test-docker    the demo of docker/, with this machine's engine and kernel or in a QEMU guest (up to an hour under emulation)
@@ -84,6 +84,7 @@ requirements: $(installed)
 docs: $(installed)
 	@$(python) -m documentation
 	@$(python) -m schemas
+	@$(python) -m metrics_table
 
 totals:
 	@$(python) -m lab.totals $(RESULTS)/unit.json $(RESULTS)/kernel.json $(RESULTS)/lab.json

@@ -1,4 +1,4 @@
-"""The table of metrics in docs/metrics.md, from the code: `python -m metrics_table` writes it there.
+"""The table of metrics in docs/metrics.md, from the code: `make docs` writes it there.
 
 Between the two comments of the document everything is replaced.
 """
@@ -8,7 +8,7 @@ from pathlib import Path
 from swanroam.daemon.metrics import METRICS
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "metrics.md"
-BEGIN = "<!-- made by `python -m metrics_table` from controller/swanroam/daemon/metrics.py -->\n"
+BEGIN = "<!-- made by `make docs` from controller/swanroam/daemon/metrics.py -->\n"
 END = "<!-- end of what is made -->\n"
 
 

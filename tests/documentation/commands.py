@@ -15,8 +15,9 @@ from pathlib import Path
 
 PROGRAMS = frozenset(
     """
-    apt apt-get cat chgrp chmod cp curl dpkg docker getent grep ip journalctl ln make mkdir modprobe nft nstat ping pip
-    python3 rm sed ss ssh swanctl swanroam sysctl systemctl systemd-analyze systemd-sysusers tc tcpdump usermod
+    ansible-galaxy ansible-playbook ansible-vault apt apt-get cat chgrp chmod cp curl docker dpkg getent grep ip
+    journalctl ln make mkdir modprobe nft nstat ping pip python3 rm sed ss ssh swanctl swanroam sysctl systemctl
+    systemd-analyze systemd-sysusers tc tcpdump usermod
     """.split()  # noqa: SIM905 - read as a list of words
 )
 SHELL = ("", "sh", "shell", "bash", "console")

@@ -22,6 +22,7 @@ from swanroam.config.kinds import (
     HostName,
     Integer,
     Kind,
+    ListenAt,
     ListOf,
     Prefix,
     Text,
@@ -163,6 +164,15 @@ def _kind(kind: Kind) -> Schema:
                     {"pattern": f"^{_IPV4}$"},
                     {"pattern": f"^{_IPV6}$", "format": "ipv6"},
                     {"pattern": f"^{NAME.pattern}$", "maxLength": 253},
+                ],
+                "errorMessage": f"write {expected}",
+            }
+        case ListenAt(expected):
+            port = whole_numbers(1, 65535)
+            return {
+                "anyOf": [
+                    {"type": "integer", "minimum": 1, "maximum": 65535},
+                    {"type": "string", "pattern": rf"^(none|(({_IPV4}|\[{_IPV6}\]):)?({port}))$"},
                 ],
                 "errorMessage": f"write {expected}",
             }

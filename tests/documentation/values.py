@@ -17,6 +17,7 @@ from swanroam.config.kinds import (
     HostName,
     Integer,
     Kind,
+    ListenAt,
     ListOf,
     Prefix,
     Text,
@@ -36,6 +37,7 @@ MODELS: dict[str, type] = {
     "sockets": model.SocketSettings,
     "timing": model.TimingSettings,
     "log": model.LogSettings,
+    "metrics": model.MetricsSettings,
     "peers": model.PeerSettings,
 }
 """Where the defaults of each section stand. The sections of the file, in the order of the reference."""
@@ -95,7 +97,7 @@ def takes(kind: Kind) -> str:
             return f"text: {expected}"
         case AbsolutePath():
             return "absolute path"
-        case Address(expected) | HostName(expected) | Prefix(expected):
+        case Address(expected) | HostName(expected) | ListenAt(expected) | Prefix(expected):
             return expected
         case ListOf(item, _, may_be_empty):
             return f"list, each {takes(item)}" + ("" if may_be_empty else "; not empty")
@@ -117,6 +119,8 @@ def default(key: Key) -> str:
 def _written(kind: Kind, value: object) -> str:
     if isinstance(kind, WordOrDuration | WordOrList) and not value and value != 0:
         return kind.word
+    if isinstance(kind, ListenAt) and value is None:
+        return "none"
     match value:
         case bool():
             pass

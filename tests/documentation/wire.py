@@ -105,7 +105,7 @@ def _connections(value: bytes) -> list[list[int]]:
         protocol, port, remote_port, obstacle, _ = connection
         if protocol not in (6, 17) or not port or not remote_port:
             raise DroppedError("connection")
-        connection[3] = obstacle if obstacle <= 13 else 10
+        connection[3] = obstacle if obstacle <= 14 else 10
     if len({tuple(connection[:3]) for connection in found}) < len(found):
         raise DroppedError("a connection twice")
     return found

@@ -11,6 +11,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 from documentation.commands import PROGRAMS, Command, blocks, commands, inline, split
 from documentation.pages import ROOT
@@ -22,10 +23,24 @@ MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 
 STAND_INS = {"ADDRESS": "192.0.2.7", "SECONDS": "5", "HANDOVER": "a0a1a2a3a4a5a6a7", "INTERFACE": "eth0"}
 """What is put in for words in capitals that are not any text."""
+COMPOSE = yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text(encoding="utf-8"))
 WITH_VERBS = {"systemctl": 1, "docker": 1}
 """Programs whose help names what their first argument may be."""
 HELP = {"ip": "-help", "tc": "-help", "tcpdump": "--help", "ping": "-h", "nstat": "-h", "curl": "--help all"}
-UNCHECKED = frozenset(["apt", "apt-get", "cd", "dpkg", "modprobe", "python3", "ssh"])
+UNCHECKED = frozenset(
+    [
+        "ansible-galaxy",
+        "ansible-playbook",
+        "ansible-vault",
+        "apt",
+        "apt-get",
+        "cd",
+        "dpkg",
+        "modprobe",
+        "python3",
+        "ssh",
+    ]
+)
 """What they take is not told by a short help, or is all there is to tell."""
 
 
@@ -65,8 +80,10 @@ def check(command: Command) -> None:
             assert all(has_option(text, word) for word in words[2:] if word.startswith("-"))
         case "ip" | "tc":
             of_iproute2(words)
+        case "docker" if words[1] == "compose":
+            of_compose(words[2:])
         case "pip":
-            assert words[1] in ("install", "uninstall")
+            assert words[1] in ("install", "uninstall", "wheel")
         case _ if program in UNCHECKED:
             pass
         case _:
@@ -97,6 +114,16 @@ def is_taken(arguments: list[str]) -> bool:
     except SystemExit as ended:
         return not ended.code
     return True
+
+
+def of_compose(words: tuple[str, ...]) -> None:
+    """Not every Docker client has the plugin; the services are those of the demo."""
+    options = re.compile(r"-f|--file|\S+\.yaml|-\w|--build|--volumes|-v")
+    verb, *rest = [word for word in words if not options.fullmatch(word)]
+    assert verb in ("build", "down", "exec", "logs", "ps", "up")
+    assert not rest or rest[0] in COMPOSE["services"], rest[0]
+    if verb == "exec" and rest[1] == "swanroam":
+        assert is_taken([*rest[2:], *(["--help"] if len(rest) == 2 else [])])
 
 
 def of_iproute2(words: tuple[str, ...]) -> None:

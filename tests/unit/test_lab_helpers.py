@@ -68,7 +68,7 @@ def test_the_launcher_takes_its_own_options_and_leaves_the_rest_to_pytest() -> N
     options, command = parse(["--guests", "2", "-k", "soft", "-x"])
     assert options.guests == 2
     assert command[command.index("-k") :][:3] == ["-k", "soft", "-x"]
-    assert command[command.index("-m", 3) + 1] == "(lab or both) and not long"
+    assert command[command.index("-m", 3) + 1] == "(lab or both) and not long and not ansible"
 
     _, command = parse(["--exec", "python3", "-m", "lab.demo", "--guests"])
     assert command == ["python3", "-m", "lab.demo", "--guests"]

@@ -370,7 +370,7 @@ def test_the_number_of_series_does_not_grow_with_peers_but_for_one_each(scraping
 def test_the_table_in_the_documentation_is_made_from_the_code() -> None:
     document = metrics_table.DOCUMENT.read_text(encoding="utf-8")
 
-    assert metrics_table.replaced(document) == document, "run: python -m metrics_table"
+    assert metrics_table.replaced(document) == document, "run: make docs"
 
 
 EXPOSED = {

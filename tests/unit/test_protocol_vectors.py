@@ -142,7 +142,7 @@ def test_both_readers_agree_about_every_damage_of_one_octet(name: str) -> None:
 
 
 def test_obstacles_that_no_version_has_are_failures() -> None:
-    assert [Obstacle(number) for number in (13, 14, 255)] == [Obstacle.MOVED, Obstacle.FAILED, Obstacle.FAILED]
+    assert [Obstacle(number) for number in (14, 15, 255)] == [Obstacle.OVERTAKEN, Obstacle.FAILED, Obstacle.FAILED]
     assert in_words(decode(bytes.fromhex(MESSAGES["unknown-obstacle"]["hex"])))["connections"][0][3] == 10
 
 

@@ -154,6 +154,11 @@ MEANINGS: Final[Mapping[str, Meaning]] = {
     "timing.refresh": Meaning(
         "How often an idle peer is asked whether it is there, and told where this host is.", "30s"
     ),
+    "metrics": Meaning("Numbers for Prometheus; see [metrics](metrics.md)."),
+    "metrics.listen": Meaning(
+        "Where they can be had by HTTP, without any password: who reaches that address sees your peers' names.",
+        "127.0.0.1:9510",
+    ),
     "log": Meaning("What the daemon writes to standard error, which systemd puts into the journal."),
     "log.format": Meaning(
         "How a line looks.",

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AsyncExitStack
-from itertools import chain
 from socket import AF_INET6, AddressFamily, if_nameindex
 from types import TracebackType
 from typing import Self
@@ -37,8 +36,8 @@ from swanroam.kernel.xfrm.constants import Action
 from swanroam.kernel.xfrm.errors import XfrmError
 from swanroam.kernel.xfrm.guards import CARRIED_PRIORITY, carried_inner_elsewhere, carried_inner_out, prefix_guard
 from swanroam.kernel.xfrm.locks import clear_locks, find_locks, remove_locks
-from swanroam.kernel.xfrm.policies import apply_owned, clear_owned, find_owned
-from swanroam.kernel.xfrm.policy import Policy, PolicyKey
+from swanroam.kernel.xfrm.policies import apply_owned, clear_owned, effective, find_owned
+from swanroam.kernel.xfrm.policy import Policy
 from swanroam.kernel.xfrm.socket import XfrmSocket
 from swanroam.protocol.events import (
     EstablishFilters,
@@ -106,7 +105,7 @@ class LocalHost:
             self._inner = InnerPlane(netlink, settings)
             found = await find_owned(self._xfrm)
             self._inherited = bool(found)  # the guard of the prefix is the first to come and the last to go
-            await apply_owned(self._xfrm, _effective(found, prefix_guard(control.prefix)))
+            await apply_owned(self._xfrm, effective(found, prefix_guard(control.prefix)))
             await self._plane.arm(self._families)
             await self.serve(config.peers)
         except (XfrmError, RouteSocketError, HostError) as error:
@@ -185,16 +184,16 @@ class LocalHost:
             stale -= self._carried(wanted)
         blocks = {policy for policy in wanted.policies if policy.action is Action.BLOCK}
         uncarried = self._uncarried(wanted)
-        changed = bool(stale) and await self._set(_effective(found - stale, blocks), found)
-        return await self._set(_effective(found - stale, uncarried)) or changed
+        changed = bool(stale) and await self._set(effective(found - stale, blocks), found)
+        return await self._set(effective(found - stale, uncarried)) or changed
 
     async def _settle(self, wanted: KernelState) -> bool:
         """What is not wanted goes, bypasses among it; only then may packets be clear inside the carrier."""
         found = await find_owned(self._xfrm)
         carried = self._carried(wanted)
         uncarried = self._uncarried(wanted)
-        changed = await self._set(_effective(uncarried, found & carried), found)
-        return (bool(carried - found) and await self._set(_effective(uncarried, carried))) or changed
+        changed = await self._set(effective(uncarried, found & carried), found)
+        return (bool(carried - found) and await self._set(effective(uncarried, carried))) or changed
 
     async def _unlock(self, wanted: KernelState) -> None:
         """What moving sockets has left locked between addresses that are no longer in use."""
@@ -392,13 +391,3 @@ def _clear(admitted: Iterable[Admitted]) -> frozenset[Admitted]:
 
 def _is_carried(policy: Policy) -> bool:
     return policy.priority == CARRIED_PRIORITY
-
-
-def _effective(*policies: Iterable[Policy]) -> set[Policy]:
-    """The kernel has one policy for a key: the one of higher precedence, which is the lower number."""
-    by_key: dict[PolicyKey, Policy] = {}
-    for policy in chain(*policies):
-        known = by_key.setdefault(policy.key, policy)
-        if policy.priority < known.priority:
-            by_key[policy.key] = policy
-    return set(by_key.values())

@@ -52,6 +52,8 @@ from swanroam.protocol.events import Action, Send
 from swanroam.protocol.host_state import Pair
 from swanroam.protocol.led_pairs import all_pairs, led_pairs
 from swanroam.protocol.messages import (
+    OBSTACLES_BEFORE,
+    OBSTACLES_FOR_GOOD,
     Connection,
     Obstacle,
     TransferReply,
@@ -78,11 +80,6 @@ PATIENCE = 5.0
 """Seconds in which the peer must have answered a request that holds nobody up."""
 FAREWELLS = 6
 """How often the end of a round is told. The follower answers when it has moved UDP sockets, which takes a moment."""
-
-_FOR_GOOD = frozenset({Obstacle.NOTHING_TO_DO, Obstacle.CONFIGURED, Obstacle.KIND, Obstacle.BOUND})
-"""What time does not change. (Another address may.)"""
-_DEFINITE = frozenset({Obstacle.OWNER, Obstacle.KIND, Obstacle.BOUND, Obstacle.OVERTAKEN})
-"""With these a follower has left a socket where it was. With others, as FAILED or BUSY, it may have moved it."""
 
 
 class Leader:
@@ -298,7 +295,7 @@ class Leader:
     def _followed(self, batch: Batch, said: dict[Key, Connection], now: float) -> list[Action]:
         asked = batch.asked
         batch.theirs |= {key: said[key].number for key in asked if obstacle_of(said, key) is Obstacle.NONE}
-        batch.refused = {key for key in asked - batch.ahead if obstacle_of(said, key) in _DEFINITE}
+        batch.refused = {key for key in asked - batch.ahead if obstacle_of(said, key) in OBSTACLES_BEFORE}
         self.tally.keep(batch.old, obstacles(said, asked - batch.theirs.keys()))
         if any(obstacle_of(said, key) is Obstacle.BUSY for key in asked):
             self._pace.cut_short()
@@ -363,7 +360,7 @@ class Leader:
     def _settled(self, old: Pair) -> frozenset[Key]:
         """Sockets of a pair that cannot move, now or later."""
         kept = self.tally.kept.items()
-        return frozenset(key for (pair, key), entry in kept if pair == old and entry.obstacle in _FOR_GOOD)
+        return frozenset(key for (pair, key), entry in kept if pair == old and entry.obstacle in OBSTACLES_FOR_GOOD)
 
     def _done(self, now: float) -> list[Action]:
         """With the batch."""

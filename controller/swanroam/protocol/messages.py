@@ -86,6 +86,12 @@ class Obstacle(enum.IntEnum):
         return cls.FAILED if isinstance(value, int) and 0 <= value <= 0xFF else None
 
 
+OBSTACLES_FOR_GOOD = frozenset({Obstacle.NOTHING_TO_DO, Obstacle.CONFIGURED, Obstacle.KIND, Obstacle.BOUND})
+"""What time does not change. (Another address may.)"""
+OBSTACLES_BEFORE = frozenset({Obstacle.OWNER, Obstacle.KIND, Obstacle.BOUND, Obstacle.OVERTAKEN})
+"""With these a follower has left a socket where it was. With others, as FAILED or BUSY, it may have moved it."""
+
+
 @dataclass(frozen=True, slots=True)
 class AddressChange:
     """The sender's whole binding: where it is now, and which old addresses of its are still in use.

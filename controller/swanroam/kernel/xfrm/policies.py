@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from itertools import chain
 from typing import Final
 
 from swanroam.kernel.xfrm.constants import Action, Direction, MessageType
@@ -32,6 +33,16 @@ class PolicyChanges:
 
     def __bool__(self) -> bool:
         return bool(self.added or self.updated or self.deleted)
+
+
+def effective(*policies: Iterable[Policy]) -> set[Policy]:
+    """The kernel has one policy for a key: the one of higher precedence, which is the lower number."""
+    by_key: dict[PolicyKey, Policy] = {}
+    for policy in chain(*policies):
+        known = by_key.setdefault(policy.key, policy)
+        if policy.priority < known.priority:
+            by_key[policy.key] = policy
+    return set(by_key.values())
 
 
 def add_request(policy: Policy) -> Request:
