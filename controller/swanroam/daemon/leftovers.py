@@ -15,7 +15,7 @@ from collections.abc import Iterable
 import structlog
 
 from swanroam.daemon.controller import HostError
-from swanroam.ike.orphans import Ends, Orphans, find_orphans, remove_orphans
+from swanroam.ike.orphans import Ends, Orphan, find_orphans, remove_orphans
 from swanroam.ike.vici import ViciClient
 from swanroam.kernel.xfrm.errors import XfrmError
 from swanroam.kernel.xfrm.socket import XfrmSocket
@@ -34,7 +34,7 @@ class Leftovers:
 
     def __init__(self, client: ViciClient) -> None:
         self._client = client
-        self._left: Orphans | None = {}
+        self._left: set[Orphan] | None = set()
         """What may have to go; None: to be looked for."""
         self._known: set[Ends] = set()
         """Pairs of addresses that were ours to look after since then."""
@@ -50,7 +50,7 @@ class Leftovers:
         try:
             if self._left is None:
                 async with XfrmSocket() as xfrm:
-                    self._left = await find_orphans(self._client, xfrm)
+                    self._left = set(await find_orphans(self._client, xfrm))
                 self._known.clear()
                 self._replaced.clear()
             if self._left and (due := self._due(list(machines), asyncio.get_running_loop().time())):
@@ -69,14 +69,12 @@ class Leftovers:
 
     async def _remove(self, due: set[Ends]) -> None:
         assert self._left is not None
-        chosen = {orphan for orphan, ends in self._left.items() if ends in due}
-        if not chosen:
-            return
         async with XfrmSocket() as xfrm:
-            present = chosen & (await find_orphans(self._client, xfrm)).keys()
-            await remove_orphans(xfrm, present)
-        self._left = {orphan: ends for orphan, ends in self._left.items() if orphan not in chosen}
-        for orphan in present:
+            present = await find_orphans(self._client, xfrm)
+            chosen = {orphan for orphan in self._left if present.get(orphan) in due}
+            await remove_orphans(xfrm, chosen)
+        self._left = (self._left & present.keys()) - chosen
+        for orphan in chosen:
             log.info("leftover_of_charon_removed", what=str(orphan))
 
 

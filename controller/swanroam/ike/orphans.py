@@ -28,7 +28,8 @@ from swanroam.kernel.xfrm.states import delete_state, dump_states
 
 Ends = frozenset[IPAddress]
 """The two addresses between which an SA's packets travel, whichever way."""
-Orphans = dict[AssociationId | Policy, Ends]
+Orphan = AssociationId | Policy
+Orphans = dict[Orphan, Ends]
 
 
 async def find_orphans(client: ViciClient, xfrm: XfrmSocket) -> Orphans:
@@ -40,7 +41,7 @@ async def find_orphans(client: ViciClient, xfrm: XfrmSocket) -> Orphans:
     return orphans(await list_ike_sas(client, noblock=False), states, policies)
 
 
-async def remove_orphans(xfrm: XfrmSocket, found: Iterable[AssociationId | Policy]) -> None:
+async def remove_orphans(xfrm: XfrmSocket, found: Iterable[Orphan]) -> None:
     """Deletes SAs, then policies. What is gone already is fine. Raises XfrmError."""
     ordered = sorted(found, key=lambda orphan: isinstance(orphan, Policy))
     for orphan in ordered:
