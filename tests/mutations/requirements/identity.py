@@ -295,7 +295,7 @@ REQUIREMENTS = (
                 (
                     Edit(
                         "daemon.host:LocalHost.__aenter__",
-                        "            await apply_owned(self._xfrm, _effective(found, prefix_guard(control.prefix)))\n",
+                        "            await apply_owned(self._xfrm, effective(found, prefix_guard(control.prefix)))\n",
                         "",
                     ),
                 ),
