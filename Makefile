@@ -54,7 +54,6 @@ lint: $(installed)
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
-	cd ansible && $(CURDIR)/.venv/bin/yamllint --strict . && $(CURDIR)/.venv/bin/ansible-lint -q
 
 # Parts that leave a record of their results; an old record must not be taken for a new one.
 unit: $(installed)
@@ -114,6 +113,7 @@ test-ansible: $(installed) | packages
 	@PYTHON=$(PYTHON) tests/install-packages test-ansible
 	@mkdir -p $(RESULTS)
 	$(python) -m pip install -q --disable-pip-version-check -e '.[fleet]'
+	cd ansible && $(CURDIR)/.venv/bin/yamllint --strict . && $(CURDIR)/.venv/bin/ansible-lint -q
 	$(python) -m lab.releases $(RESULTS)/fleet
 	$(pytest) -m ansible tests/kernel/test_ansible_role.py
 	tests/run-lab --guests 1 --keep $(RESULTS)/artifacts -m ansible tests/scenarios/test_ansible_fleet.py
