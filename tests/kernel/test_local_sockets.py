@@ -19,8 +19,7 @@ from swanroam.daemon.transport import LocalSockets
 from swanroam.kernel.sockets import sockets_on
 from swanroam.protocol.events import EndSockets, ReadUsage, UsageRead
 from swanroam.protocol.host_state import Pair
-from swanroam.protocol.leader import _FOR_GOOD
-from swanroam.protocol.messages import IPAddress, Obstacle, Transport
+from swanroam.protocol.messages import OBSTACLES_FOR_GOOD, IPAddress, Obstacle, Transport
 from swanroam.protocol.transfer import (
     FindSockets,
     InspectSockets,
@@ -291,7 +290,7 @@ def test_only_what_time_does_not_change_is_kept_for_good(reason: ImageReason) ->
     passing = {ImageReason[name] for name in ("STATE", "REPAIR", "URGENT_DATA", "PORT_TAKEN", "PEER_DISAGREES")}
     routing = {ImageReason[name] for name in ("NO_ADDRESS", "SOURCE", "ROUTE")}
     obstacle = OBSTACLES[refusal_for(Refused(reason)).reason]
-    assert (obstacle in _FOR_GOOD) == (reason not in passing | routing)
+    assert (obstacle in OBSTACLES_FOR_GOOD) == (reason not in passing | routing)
     assert (obstacle is Obstacle.ROUTE) == (reason in routing)
 
 

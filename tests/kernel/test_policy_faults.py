@@ -16,12 +16,13 @@ import pytest
 from kernel.faulty_sockets import ERRORS, Faults, FaultyXfrmSocket, PolicyReader
 from kernel.xfrm_namespace import in_namespace, ip
 from swanroam.daemon.controller import HostError
-from swanroam.daemon.host import LocalHost, _effective
+from swanroam.daemon.host import LocalHost
 from swanroam.daemon.translation import ANY_TRAFFIC, KernelState
 from swanroam.ike.vici import ViciClient
 from swanroam.kernel.carrier import Admitted, Changes, FoundCarriers
 from swanroam.kernel.xfrm.constants import Action
 from swanroam.kernel.xfrm.locks import LOCK
+from swanroam.kernel.xfrm.policies import effective
 from swanroam.kernel.xfrm.policy import Policy
 from unit.fake_host import configuration
 from unit.host_states import handover, is_bypass, is_clear, judge
@@ -137,7 +138,7 @@ async def test_any_request_of_a_handover_fails(version: int, number: int, tmp_pa
                     look("the end")
                     assert await attempt(host, new)
                     assert not await host.apply(new), "what is as wanted is changed"
-                    assert reader.owned() == _effective(host._uncarried(new), host._carried(new))
+                    assert reader.owned() == effective(host._uncarried(new), host._carried(new))
                     assert reader.others() == others
                     failing = failing + 1 if faults.hit else 0
     assert failures > len(states)
