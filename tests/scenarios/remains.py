@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from random import Random
 
 from lab.addressing import NETWORKS, Family
 from lab.host import Host
@@ -101,13 +102,17 @@ def processes(host: Host, name: str, parent: int | None = None) -> list[int]:
     return found
 
 
-def kill_all(host: Host, name: str) -> int:
-    """SIGKILL to a host's processes of a name; how many there were. One may be about to end by itself."""
+def kill_one(host: Host, name: str, random: Random) -> bool:
+    """SIGKILL to one of a host's processes of a name; whether there was one. It may be about to end by itself.
+
+    Of a mover's processes any one may die. Who kills worker and keeper at once takes the connection that they have in
+    hand (docs/sockets.md).
+    """
     pids = processes(host, name)
-    for pid in pids:
+    if pids:
         with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    return len(pids)
+            os.kill(random.choice(pids), signal.SIGKILL)
+    return bool(pids)
 
 
 def assert_no_process(host: Host) -> None:

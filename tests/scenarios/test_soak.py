@@ -147,7 +147,7 @@ class Soak:
     def _mover_killed(self, network: str) -> None:
         self.move(network)
         time.sleep(self.random.uniform(0, 1.5))
-        remains.kill_all(self._either(), self.random.choice([MOVER, NURSERY]))
+        remains.kill_one(self._either(), self.random.choice([MOVER, NURSERY]), self.random)
 
     def _controller_killed(self, network: str) -> None:
         self.move(network)
