@@ -218,15 +218,15 @@ def test_many_moves_under_load(lab: Lab) -> None:
     """Something is sent at every moment of every move: on connections and on connected UDP sockets, which are on the
     old address as long as they are, and by a socket that takes the new one as soon as there is a route."""
     story = start(lab, config=CONFIG, grace=CONFIG["defaults"]["grace"], captured=UNPROTECTED)
-    mix = story.traffic()
-    unconnected = lab.traffic.udp_stream(lab.mobile, lab.correspondent, rate=200, connected=False)
+    mix = story.traffic(bulk_rate=100_000, udp_rate=300)
+    unconnected = lab.traffic.udp_stream(lab.mobile, lab.correspondent, rate=100, connected=False)
     native = Native(story)
     soak = Soak(lab)
     before = passed(lab)
 
     for number in range(1, MOVES // 2 + 1):
         soak.move(soak.elsewhere())
-        native.wait()
+        native.wait(RECOVERY)
         if number % CHECKPOINT == 0:
             mix.wait_passing()
             unconnected.wait_received(20)
