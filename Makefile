@@ -23,7 +23,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := test
 
 PYTHON ?= python3
-# Guest kernels at the same time; each has one CPU.
+# Guest kernels, and processes for unit tests, at the same time; each has one CPU.
 GUESTS ?= $(shell n=$$(nproc); echo $$((n < 2 ? n : 2)))
 LAB_ARGS ?=
 BENCH_ARGS ?=
@@ -58,7 +58,7 @@ lint: $(installed)
 # Parts that leave a record of their results; an old record must not be taken for a new one.
 unit: $(installed)
 	@mkdir -p $(RESULTS) && rm -f $(RESULTS)/unit.json
-	SWANROAM_SUMMARY=$(RESULTS)/unit.json $(pytest) -m 'not kernel and not lab' tests/unit
+	SWANROAM_SUMMARY=$(RESULTS)/unit.json $(pytest) -n $(GUESTS) --dist loadfile -m 'not kernel and not lab' tests/unit
 
 kernel: $(installed) | packages
 	@mkdir -p $(RESULTS) && rm -f $(RESULTS)/kernel.json

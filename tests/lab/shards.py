@@ -94,5 +94,5 @@ def pytest_collectreport(report: pytest.CollectReport) -> None:
 
 def pytest_sessionfinish() -> None:
     summary = os.environ.get("SWANROAM_SUMMARY")
-    if summary:
+    if summary and "PYTEST_XDIST_WORKER" not in os.environ:  # whoever shares out the tests hears of all of them
         Path(summary).write_text(json.dumps(_outcomes), encoding="utf-8")
