@@ -20,7 +20,7 @@ from swanroam.daemon.host import LocalHost
 from swanroam.daemon.translation import ANY_TRAFFIC, KernelState
 from swanroam.ike.vici import ViciClient
 from swanroam.kernel.carrier import Admitted, Changes, FoundCarriers
-from swanroam.kernel.xfrm.constants import Action
+from swanroam.kernel.xfrm.constants import Action, Direction
 from swanroam.kernel.xfrm.locks import LOCK
 from swanroam.kernel.xfrm.policies import effective
 from swanroam.kernel.xfrm.policy import Policy
@@ -59,7 +59,12 @@ class Observer:
     def __init__(self, reader: PolicyReader, old: frozenset[Policy], new: frozenset[Policy]) -> None:
         self._reader = reader
         self._old, self._new = blocks(old), blocks(new)
-        self._opened = {policy for policy in new - old if is_bypass(policy) or is_clear(policy)}
+        # What lets carrier packets in lets nothing out, and comes first.
+        self._opened = {
+            policy
+            for policy in new - old
+            if is_clear(policy) or (is_bypass(policy) and policy.direction is not Direction.IN)
+        }
         self._closed = {policy for policy in old - new if is_bypass(policy) or is_clear(policy)}
         self._others = [index for index, _ in if_nameindex() if index != 1]
 

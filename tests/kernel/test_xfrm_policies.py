@@ -202,8 +202,11 @@ async def test_wanted_policies_are_reached_from_any_state_and_kept() -> None:
 @in_namespace
 async def test_changes_are_made_blocks_first_and_removed_blocks_last() -> None:
     guard, bypass = guards.guard(ME, PEER, Direction.OUT), guards.bypass(ME, PEER, 4, Direction.OUT)
+    incoming, underway = guards.guard(PEER, ME, Direction.IN), guards.bypass(PEER, ME, 4, Direction.IN)
     other = guards.guard(ME, OTHER, Direction.OUT)
     async with XfrmMonitor({Group.POLICY}) as monitor, XfrmSocket() as xfrm:
+        await apply_owned(xfrm, {bypass, guard})
+        await apply_owned(xfrm, {bypass, guard, incoming, underway})
         await apply_owned(xfrm, {bypass, guard})
         await apply_owned(xfrm, {other})
         ip("xfrm policy flush")
@@ -216,6 +219,10 @@ async def test_changes_are_made_blocks_first_and_removed_blocks_last() -> None:
     assert seen == [
         (Change.UPDATED, guard),
         (Change.UPDATED, bypass),
+        (Change.UPDATED, underway),
+        (Change.UPDATED, incoming),
+        (Change.DELETED, underway),
+        (Change.DELETED, incoming),
         (Change.UPDATED, other),
         (Change.DELETED, bypass),
         (Change.DELETED, guard),

@@ -63,7 +63,7 @@ class Kernel:
         by_key = policies_module._by_key(wanted)
         changed = [policy for key, policy in by_key.items() if self.present.get(key) != policy]
         surplus = [policy for key, policy in self.present.items() if key not in by_key]
-        for policy in chain(*policies_module._split(changed)):
+        for policy in chain(*policies_module._stages(changed)):
             self._step()
             self.present[policy.key] = policy
             self._look()

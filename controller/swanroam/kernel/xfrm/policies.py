@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Final
 
-from swanroam.kernel.xfrm.constants import Action, Direction, MessageType
+from swanroam.kernel.xfrm.constants import IPPROTO_ANY, Action, Direction, MessageType
 from swanroam.kernel.xfrm.errors import XfrmError, XfrmNotFound
 from swanroam.kernel.xfrm.policy import Policy, PolicyKey, encode_policy_id
 from swanroam.kernel.xfrm.socket import Request, XfrmSocket
@@ -101,6 +101,8 @@ async def apply_owned(xfrm: XfrmSocket, wanted: Collection[Policy]) -> PolicyCha
     Order: wanted blocks, wanted allows, then what is no longer wanted, allows before blocks. So at no moment less is
     blocked than before and after. Each of the four is done as far as possible, and the next only if all of it was:
     nothing is allowed whose blocks could not be had, and no block goes before the allows. Repeat after an error.
+    But incoming carrier packets and neighbor discovery are allowed before everything else: they may be on their way
+    already, and a block that stands before its exception would drop them. That lets nothing out.
     Of wanted policies for the same packets (one key) only the first asked counts, and only that one is installed.
 
     Raises ValueError when `wanted` has a policy without our mark or two for one key and priority, XfrmError.
@@ -110,9 +112,8 @@ async def apply_owned(xfrm: XfrmSocket, wanted: Collection[Policy]) -> PolicyCha
     changed = {policy for key, policy in by_key.items() if found.get(key) != policy}
     surplus = {policy for key, policy in found.items() if key not in by_key}
 
-    blocks, allows = _split(changed)
-    await _all(xfrm, map(update_request, blocks))
-    await _all(xfrm, map(update_request, allows))
+    for stage in _stages(changed):
+        await _all(xfrm, map(update_request, stage))
     await _delete(xfrm, surplus)
     return PolicyChanges(
         frozenset(policy for policy in changed if policy.key not in found),
@@ -137,6 +138,19 @@ async def _all(xfrm: XfrmSocket, requests: Iterable[Request], *harmless: type[Xf
     for error in await xfrm.batch(list(requests)):
         if error is not None and not isinstance(error, harmless):
             raise error
+
+
+def _stages(policies: Iterable[Policy]) -> tuple[list[Policy], list[Policy], list[Policy]]:
+    """What is to be set, in this order."""
+    blocks, allows = _split(policies)
+    underway = [policy for policy in allows if _lets_in_what_is_underway(policy)]
+    return underway, blocks, [policy for policy in allows if policy not in underway]
+
+
+def _lets_in_what_is_underway(policy: Policy) -> bool:
+    """It lets in packets of one protocol, without IPsec. What has a mark was inside the carrier, and has to wait."""
+    unprotected = policy.action is Action.ALLOW and not policy.templates and not policy.mark
+    return policy.direction is Direction.IN and unprotected and policy.selector.proto != IPPROTO_ANY
 
 
 def _by_key(policies: Iterable[Policy]) -> dict[PolicyKey, Policy]:
