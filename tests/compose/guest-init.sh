@@ -7,6 +7,8 @@ mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mount -t tmpfs tmpfs /run
 mount -t tmpfs tmpfs /tmp
 ip link set lo up
+# The older interface for the engine's rules: User-Mode Linux has no nf_tables for IP.
+for tool in iptables ip6tables; do update-alternatives --quiet --set $tool /usr/sbin/$tool-legacy; done
 dockerd >/tmp/dockerd.log 2>&1 &
 for _ in $(seq 300); do
     docker info >/dev/null 2>&1 && break
