@@ -52,7 +52,7 @@ def print_windows(mix: Mix) -> None:
 
 
 def test_soft_and_hard_move(lab: Lab) -> None:
-    story = start(lab, method=MIGRATE)
+    story = start(lab, method=MIGRATE, grace="4s")  # the old address is used by hand before it is released
     old = lab.mobile.address
     mix = story.traffic()
     lab.mobile.move_to("net-b", soft=True)

@@ -7,6 +7,7 @@ Source: include/uapi/linux/lwtunnel.h, include/uapi/linux/pkt_cls.h, include/uap
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 from dataclasses import dataclass
@@ -185,7 +186,7 @@ class FilterMessage(nlmsg):  # type: ignore[misc]  # pyroute2 has no type inform
 
 
 class RouteSocket(AsyncIPRoute):  # type: ignore[misc]  # pyroute2 has no type information
-    """AsyncIPRoute that knows IP-in-IP routes and flower filters. Use it with `async with`, from one task at a time.
+    """AsyncIPRoute that knows IP-in-IP routes and flower filters. Use it with `async with`.
 
     After a receive buffer overrun (ENOBUFS) the socket must be replaced by a new one, see pyroute2's AsyncIPRSocket;
     do not use it for monitoring as well.
@@ -193,6 +194,7 @@ class RouteSocket(AsyncIPRoute):  # type: ignore[misc]  # pyroute2 has no type i
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
+        self._dumping = asyncio.Lock()
         self.register_policy(
             dict.fromkeys((RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE), TunnelRouteMessage)
             | dict.fromkeys((RTM_NEWTFILTER, RTM_DELTFILTER, RTM_GETTFILTER), FilterMessage)
@@ -223,9 +225,14 @@ class RouteSocket(AsyncIPRoute):  # type: ignore[misc]  # pyroute2 has no type i
         return True
 
     async def listing(self, message: Any, kind: int, operation: str) -> list[Any]:
-        """All answers to a dump request. Raises RouteSocketError."""
+        """All answers to a dump request. Raises RouteSocketError.
+
+        A socket has one dump at a time; others wait. The kernel would refuse them with EBUSY (__netlink_dump_start() in
+        net/netlink/af_netlink.c).
+        """
         try:
-            return [found async for found in await self.nlm_request(message, kind, NLM_F_REQUEST | NLM_F_DUMP)]
+            async with self._dumping:
+                return [found async for found in await self.nlm_request(message, kind, NLM_F_REQUEST | NLM_F_DUMP)]
         except NetlinkError as error:
             raise RouteSocketError(error.code, operation, _text(error)) from error
         except OSError as error:
