@@ -156,7 +156,7 @@ def test_an_administrators_afternoon(fleet: Fleet, tmp_path: Path) -> None:
 def test_wrong_arguments_are_named_before_anything_is_done(
     fleet: Fleet, variables: dict[str, object], said: str
 ) -> None:
-    run = fleet.playbook("site.yml", [PSK], variables=variables, check=False)
+    run = fleet.playbook("site.yml", [PSK], "--limit", "edge-1", variables=variables, check=False)
     assert run.status != 0
     assert said in " ".join(run.output.replace('\\"', '"').split())
     assert run.changed == {}
