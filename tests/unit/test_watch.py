@@ -155,15 +155,20 @@ def daemon(tmp_path: Path) -> Iterator[list[dict[str, Any]]]:
 
 def test_on_a_terminal_it_goes_on_until_ctrl_c(config_file: Path, daemon: list[dict[str, Any]]) -> None:
     ours, its = pty.openpty()
-    program = [sys.executable, "-P", "-m", "swanroam.cli.main", "status", "--watch", "0.1", "--config"]
+    # In the background of a shell without job control SIGINT is ignored, and stays so.
+    program = ["env", "--default-signal=INT", sys.executable, "-P", "-m", "swanroam.cli.main"]
+    program += ["status", "--watch", "0.1", "--config"]
     environment = {**os.environ, "TERM": "xterm", "PYTHONPATH": os.pathsep.join(sys.path)}
     environment.pop("NO_COLOR", None)
     with subprocess.Popen([*program, str(config_file)], stdout=its, stderr=its, env=environment) as process:
         os.close(its)
-        shown = _until(ours, lambda text: text.count("\x1b[H") >= 3)
-        process.send_signal(signal.SIGINT)
-        shown += _until(ours, lambda text: "\x1b[?1049l" in text)
-        assert process.wait(10) == Exit.OK
+        try:
+            shown = _until(ours, lambda text: text.count("\x1b[H") >= 3)
+            process.send_signal(signal.SIGINT)
+            shown += _until(ours, lambda text: "\x1b[?1049l" in text)
+            assert process.wait(10) == Exit.OK
+        finally:
+            process.kill()
     os.close(ours)
 
     assert shown.startswith("\x1b[?1049h")
