@@ -10,7 +10,7 @@ from bench.measures.machine import measure_machine
 from bench.settings import Settings
 from lab.zygote import Zygote
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.long]
 
 CONNECTIONS = 10
 SMALL = Settings(

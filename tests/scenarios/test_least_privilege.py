@@ -26,7 +26,7 @@ LOG = {"log": {"format": "json", "level": "debug"}}
 CONFIG = {"api_group": service.API_GROUP, **LOG}
 
 
-@pytest.mark.parametrize("method", ["renegotiate", "migrate"])
+@pytest.mark.parametrize("method", ["renegotiate", pytest.param("migrate", marks=pytest.mark.long)])
 def test_a_handover_as_an_unprivileged_user_moves_the_sockets_and_shows_no_key(
     make_lab: Callable[..., Lab], method: str
 ) -> None:
