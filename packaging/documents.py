@@ -111,30 +111,45 @@ def commands_page() -> str:
 
 
 def configuration_page() -> str:
-    """swanroam.yaml(5): the commented examples are what documents every key."""
+    """swanroam.yaml(5): docs/configuration.md, which is made from the code, and the commented examples."""
     lines = [
         *head("SWANROAM.YAML", 5, "swanroam.yaml", "configuration of swanroam(8)"),
         ".SH DESCRIPTION",
-        *prose(
-            "/etc/swanroam/swanroam.yaml is a YAML file that tells which peers this host has, by their IKE "
-            "identities, and by which connections of swanctl.conf it reaches them. `identity` and `peers`, and in "
-            "each peer `identity` and `connection`, must be there; everything else has a default. `swanroam "
-            "check-config` tells what is wrong in the file, with the line and what to write instead, and what "
-            "strongSwan needs for it."
-        ),
-        ".PP",
-        *prose("The examples below name every key, what it means, and its default."),
-        ".SH A HOST THAT MOVES",
+        *reference((ROOT / "docs/configuration.md").read_text(encoding="utf-8").split("\n", 1)[1]),
+        ".SH EXAMPLE: A HOST THAT MOVES",
         *verbatim((ROOT / "docs/examples/mobile.yaml").read_text(encoding="utf-8")),
-        ".SH A HOST WITH A FIXED ADDRESS",
+        ".SH EXAMPLE: A HOST WITH A FIXED ADDRESS",
         *verbatim((ROOT / "docs/examples/correspondent.yaml").read_text(encoding="utf-8")),
         ".SH FILES",
-        *entry("/usr/share/swanroam/examples", "the files above"),
+        *entry("/usr/share/swanroam/examples", "the examples"),
+        *entry("/usr/share/swanroam/schemas/swanroam.schema.json", "for editors"),
         ".SH SEE ALSO",
         ".BR swanroam (8),",
         ".BR swanctl.conf (5)",
     ]
     return "\n".join(lines) + "\n"
+
+
+def reference(markdown: str) -> Iterator[str]:
+    """Headings, paragraphs, lists, code, and tables of two columns but for those that only lead elsewhere."""
+    for block in re.split(r"\n\s*\n", markdown.strip("\n")):
+        first = block.split("\n", 1)[0]
+        if first.startswith("## "):
+            yield ".SH " + text(first.removeprefix("## ").replace("`", "").upper())
+        elif first.startswith("### "):
+            yield ".SS " + text(first.removeprefix("### ").replace("`", ""))
+        elif first.startswith("```") or first.startswith("    "):
+            yield from verbatim("\n".join(line for line in block.splitlines() if not line.startswith("```")))
+        elif first.startswith("|"):
+            rows = (row.strip("|").split("|", 1) for row in block.splitlines() if not re.match(r"^\|[\s|-]+$", row))
+            for name, meaning in rows:
+                if "](#" not in meaning and name.strip() != "section":
+                    yield from [".TP", *prose(name), *prose(meaning)]
+        elif first.startswith("- "):
+            for item in re.split(r"^- ", block, flags=re.MULTILINE)[1:]:
+                yield from [r".IP \(bu 2", *prose(item)]
+        else:
+            yield from [".PP", *prose(block)]
 
 
 def head(title: str, section: int, name: str, what: str) -> list[str]:

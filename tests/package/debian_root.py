@@ -9,8 +9,8 @@ from pathlib import Path
 
 CACHE = Path(__file__).resolve().parents[2] / "build" / "roots"
 INCLUDED = (
-    "python3,python3-yaml,strongswan-charon,strongswan-swanctl,strongswan-starter,systemd,iproute2,ifupdown,isc-dhcp-client,"
-    "networkd-dispatcher,bash-completion,zsh,fish,man-db,groff-base"
+    "python3,python3-prometheus-client,python3-yaml,strongswan-charon,strongswan-swanctl,strongswan-starter,systemd,"
+    "iproute2,ifupdown,isc-dhcp-client,networkd-dispatcher,bash-completion,zsh,fish,man-db,groff-base"
 )
 """What the package needs, who calls its hooks, and the shells and readers of what it documents."""
 
