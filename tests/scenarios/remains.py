@@ -4,7 +4,7 @@ import os
 import re
 import signal
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from random import Random
@@ -115,8 +115,8 @@ def kill_one(host: Host, name: str, random: Random) -> bool:
     return bool(pids)
 
 
-def assert_no_process(host: Host) -> None:
-    """Nothing runs there but the daemons; what one of them started a moment ago may end, an idle mover among it.
+def assert_no_process(host: Host, programs: Collection[int] = ()) -> None:
+    """Nothing runs there but the daemons and these; what one started a moment ago may end, an idle mover among it.
 
     Daemons are charon, the controller, and the one nursery that the controller has as long as it runs.
     """
@@ -125,7 +125,7 @@ def assert_no_process(host: Host) -> None:
     def only_daemons() -> bool:
         controller = host.controller.pid
         nursery = [] if controller is None else processes(host, NURSERY, controller)
-        return len(nursery) <= 1 and not set(host.pids()) - {charon, controller, *nursery}
+        return len(nursery) <= 1 and not set(host.pids()) - {charon, controller, *nursery, *programs}
 
     wait_for(
         only_daemons,
