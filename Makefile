@@ -82,8 +82,6 @@ requirements: $(installed)
 
 docs: $(installed)
 	@$(python) -m documentation
-	@$(python) -m schemas
-	@$(python) -m metrics_table
 
 totals:
 	@$(python) -m lab.totals $(RESULTS)/unit.json $(RESULTS)/kernel.json $(RESULTS)/lab.json

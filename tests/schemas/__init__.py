@@ -1,7 +1,5 @@
 """JSON Schemas of the documents that `--json` prints, made of the types that the code is checked against.
 
-`make docs` writes the files, and a unit test fails when they are stale.
-
 A TypedDict becomes an object with all keys required; in an annotation a text is the description, and an enumeration
 lists the words that a text, or the keys of a mapping, can have. Source: JSON Schema 2020-12.
 """

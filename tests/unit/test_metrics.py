@@ -14,7 +14,6 @@ import yaml
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-import metrics_table
 from swanroam.config import Config
 from swanroam.daemon import readings as readings_module
 from swanroam.daemon.addresses import AddressFollower
@@ -365,12 +364,6 @@ def test_the_number_of_series_does_not_grow_with_peers_but_for_one_each(scraping
         assert [labels for name, labels in before if "server" in labels] == [of("server")]
 
     scraping(story)
-
-
-def test_the_table_in_the_documentation_is_made_from_the_code() -> None:
-    document = metrics_table.DOCUMENT.read_text(encoding="utf-8")
-
-    assert metrics_table.replaced(document) == document, "run: make docs"
 
 
 EXPOSED = {

@@ -1,4 +1,4 @@
-"""The table of metrics in docs/metrics.md, from the code: `make docs` writes it there.
+"""The table of metrics in docs/metrics.md, from the code.
 
 Between the two comments of the document everything is replaced.
 """
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from swanroam.daemon.metrics import METRICS
 
-DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "metrics.md"
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "metrics.md"
 BEGIN = "<!-- made by `make docs` from controller/swanroam/daemon/metrics.py -->\n"
 END = "<!-- end of what is made -->\n"
 
@@ -26,7 +26,7 @@ def table() -> str:
 
 
 def replaced(document: str) -> str:
-    """The document with the table of now. Raises ValueError when it has no place for it."""
+    """A document with the table of now. Raises ValueError when it has no place for it."""
     before, _, rest = document.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not end:
@@ -34,5 +34,6 @@ def replaced(document: str) -> str:
     return before + BEGIN + table() + END + after
 
 
-if __name__ == "__main__":
-    DOCUMENT.write_text(replaced(DOCUMENT.read_text(encoding="utf-8")), encoding="utf-8")
+def render() -> str:
+    """The document as it is, with the table of now. Raises ValueError when it has no place for it."""
+    return replaced(DOCUMENT.read_text(encoding="utf-8"))
