@@ -272,12 +272,16 @@ def main(argv: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # not without ending the guests
     arguments = sys.argv[1:] if argv is None else argv
     options, command = parse(arguments)
-    executes = "--exec" in arguments
     try:
-        native = choose_native(options.kernel)
+        return launch(options, command, executes="--exec" in arguments)
     except LabError as error:
         print(f"lab: {error}", file=sys.stderr)
         return 2
+
+
+def launch(options: argparse.Namespace, command: list[str], *, executes: bool) -> int:
+    """The exit status. Raises LabError."""
+    native = choose_native(options.kernel)
     guests = 1 if executes else (options.guests or 1)
     environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     environment.setdefault("SWANROAM_SEED", str(secrets.randbelow(2**32)))
@@ -293,11 +297,7 @@ def main(argv: list[str] | None = None) -> int:
     started = time.monotonic()
     # Not in TMPDIR: a guest finds its exchange directory by a path without spaces.
     with tempfile.TemporaryDirectory(prefix="swanroam-lab-", dir="/tmp") as exchange:
-        try:
-            preload = {} if native else preloaded(Path(exchange))
-        except LabError as error:
-            print(f"lab: {error}", file=sys.stderr)
-            return 2
+        preload = {} if native else preloaded(Path(exchange))
         shards = [
             Shard(f"guest {number}", Path(exchange) / str(number), native, options.memory, preload, pinned(number))
             for number in range(1, guests + 1)

@@ -16,12 +16,14 @@ from swanroam.ike.vici import ViciClient
 from swanroam.kernel.addresses import AddressSelection
 from swanroam.kernel.findings import Finding, Severity
 from swanroam.kernel.forwarding import forwards
-from swanroam.kernel.preflight import MIGRATION, PRIVILEGE, preflight
+from swanroam.kernel.preflight import MIGRATION, PRIVILEGE, migration, preflight
 from swanroam.kernel.privileges import PURPOSES, Capability, effective
 from swanroam.kernel.sysctls import packet_parameters, tracing
 from swanroam.kernel.xfrm.errors import XfrmError
-from swanroam.kernel.xfrm.migrate import probe_migrate
 from swanroam.kernel.xfrm.socket import XfrmSocket
+
+RENEGOTIATE = "set filters: renegotiate"
+"""Remedy where the kernel can't do method migrate."""
 
 
 class Unmet(enum.Enum):
@@ -122,22 +124,24 @@ async def kernel_findings(config: Config) -> KernelFindings:
 
 async def migration_problem(config: Config) -> str:
     """Why the kernel can't do method migrate, if a peer needs it; empty when it can."""
-    if all(peer.filters is not FilterMethod.MIGRATE for peer in config.peers):
+    if not _migrates(config):
         return ""
     try:
         async with XfrmSocket() as xfrm:
-            await probe_migrate(xfrm)
+            found = await migration(xfrm)
     except XfrmError as error:
-        return f"{error}; or set filters: renegotiate"
-    return ""
+        return f"{error}; or {RENEGOTIATE}"
+    return "" if found.severity is Severity.OK else f"{found.evidence}; or {RENEGOTIATE}"
+
+
+def _migrates(config: Config) -> bool:
+    return any(peer.filters is FilterMethod.MIGRATE for peer in config.peers)
 
 
 def _as_needed(config: Config, finding: Finding) -> Finding:
-    if finding.check != MIGRATION or finding.severity is Severity.OK:
+    if finding.check != MIGRATION or finding.severity is Severity.OK or not _migrates(config):
         return finding
-    if not any(peer.filters is FilterMethod.MIGRATE for peer in config.peers):
-        return finding
-    return replace(finding, severity=Severity.ERROR, remedy="set filters: renegotiate")
+    return replace(finding, severity=Severity.ERROR, remedy=RENEGOTIATE)
 
 
 def parameter_findings(config: Config) -> list[Finding]:

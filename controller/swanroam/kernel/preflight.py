@@ -117,15 +117,19 @@ async def _ipsec(families: Iterable[AddressFamily]) -> list[Finding]:
     async with XfrmSocket() as xfrm:
         for family in families:
             findings.append(await _esp(xfrm, family))
-        try:
-            await probe_migrate(xfrm)
-        except XfrmPermission:
-            raise
-        except XfrmError as error:
-            findings.append(Finding(MIGRATION, Severity.WARNING, str(error), "use method renegotiate, the default"))
-        else:
-            findings.append(ok(MIGRATION, "the kernel migrates policies and SAs"))
+        findings.append(await migration(xfrm))
     return findings
+
+
+async def migration(xfrm: XfrmSocket) -> Finding:
+    """Whether the kernel can do method migrate. Raises XfrmPermission."""
+    try:
+        await probe_migrate(xfrm)
+    except XfrmPermission:
+        raise
+    except XfrmError as error:
+        return Finding(MIGRATION, Severity.WARNING, str(error), "use method renegotiate, the default")
+    return ok(MIGRATION, "the kernel migrates policies and SAs")
 
 
 async def _esp(xfrm: XfrmSocket, family: AddressFamily) -> Finding:
