@@ -4,7 +4,7 @@ The moments: as its journal is written and nothing is done yet; as the kernel is
 connections lives through all of it, from one move to the next; on the router nothing is ever in clear.
 """
 
-from itertools import count, cycle
+from itertools import count
 
 import pytest
 
@@ -13,66 +13,32 @@ from lab.dying import Moment
 from lab.host import Host
 from lab.topology import Lab
 from lab.waiting import wait_for
-from scenarios.native import Native
-from scenarios.scenario import GRACE, Mix, Story, start
+from scenarios.survivors import CONFIG, FEWEST, Survivors
 
 pytestmark = pytest.mark.lab
 
-LIGHT = {"bulk_rate": 20_000, "udp_rate": 50}
-CONFIG = {"defaults": {"grace": GRACE}}
-NETWORKS = ("net-b", "net-c", "net-a")
-FEWEST = 3
-"""Steps that a handover has at least on either host, of either kind."""
 
-
-class Survivors:
-    """A story with connections, whose host moves on at every turn."""
-
-    def __init__(self, lab: Lab) -> None:
-        for host in lab.hosts:
-            host.controller.mortal = True
-        self.lab = lab
-        self.story: Story = start(lab, config=CONFIG)
-        self.mix: Mix = self.story.traffic(**LIGHT)
-        self._native = Native(self.story)
-        self._networks = cycle(NETWORKS)
+class Killed(Survivors):
+    """Of controllers."""
 
     def kill_during_a_move(self, host: Host, moment: Moment, number: int, *others: Host) -> bool:
         """Whether the host's controller came so far before the move was over. All is well afterwards.
 
         `others`: whose controllers are killed as soon as that one is dead.
         """
-        finished = len(self.lab.mobile.log_events("handover_finished"))
         host.controller.die_at(moment, number)
-        self.lab.mobile.move_to(next(self._networks), soft=True, overlap=0.2)
-        wait_for(
-            lambda: not host.controller.running or self._over(finished),
-            60,
-            f"{host.name}: its controller is dead, or the move is over",
-            host.controller.log_tail,
-        )
-        killed = not host.controller.running
-        host.controller.die_no_more()
+        killed = self.move_until_dead(host, lambda: host.controller.running, "controller")
         for other in others:
             other.kill_controller()
         for one in (host, *others) if killed else others:
             one.start_controller(CONFIG)
         self.story.wait_ready()
-        took = self._native.wait()
+        took = self.native.wait()
         self.mix.wait_passing()
         for one in self.lab.hosts:
             wait_for(lambda one=one: released(one), 60, f"{one.name} has no old address", one.controller.log_tail)
         print(f"{host.name} killed at {moment.value} {number}: {killed}; all at the new address {took:.1f} s later")
         return killed
-
-    def _over(self, since: int) -> bool:
-        """The move is through and released: the mobile host has ended one more handover."""
-        return len(self.lab.mobile.log_events("handover_finished")) > since
-
-    def finish(self) -> None:
-        self.mix.stop()
-        self.story.note_descriptors()
-        self.story.finish()
 
 
 def released(host: Host) -> bool:
@@ -85,7 +51,7 @@ def released(host: Host) -> bool:
 
 @pytest.mark.parametrize("family", [Family.IPV6], ids=["ipv6"])
 def test_killed_at_a_few_steps(lab: Lab) -> None:
-    survivors = Survivors(lab)
+    survivors = Killed(lab)
     for host, moment, number in (
         (lab.mobile, Moment.JOURNALLED, 1),
         (lab.correspondent, Moment.JOURNALLED, 2),
@@ -103,7 +69,7 @@ def test_killed_at_a_few_steps(lab: Lab) -> None:
 @pytest.mark.parametrize("moment", Moment, ids=lambda moment: moment.value)
 @pytest.mark.parametrize("which", ["mobile", "correspondent"])
 def test_killed_at_every_step(lab: Lab, which: str, moment: Moment) -> None:
-    survivors = Survivors(lab)
+    survivors = Killed(lab)
     host: Host = getattr(lab, which)
     for number in count(1):
         if not survivors.kill_during_a_move(host, moment, number):
