@@ -19,7 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from swanroam.kernel.addresses import HostAddresses, IPAddress, LocalAddress, RouteChoice, matches
+from swanroam.kernel.addresses import HostAddresses, IPAddress, LocalAddress, RouteChoice, place_of
 
 NEW_BEFORE_REMOVAL = 1.0
 """An address that came at most this long before the current one went is its replacement (seconds)."""
@@ -244,16 +244,11 @@ class AddressChooser:
 
     def _rank(self, local: LocalAddress, source: IPAddress | None, current: IPAddress) -> tuple[int, bool, bool, int]:
         return (
-            self._place(local.interface),
+            place_of(local.interface, self._prefer),
             local.address != current,
             local.address != source,
             int(local.address),
         )
-
-    def _place(self, interface: str) -> int:
-        """Place of an interface in the list; one that is not named comes last."""
-        places = (place for place, glob in enumerate(self._prefer) if matches(interface, (glob,)))
-        return next(places, len(self._prefer))
 
     def _beside(self, host: HostAddresses, local: LocalAddress) -> LocalAddress | None:
         """A preferred address on the interface of a deprecated one, which its routes therefore serve as well."""

@@ -135,6 +135,11 @@ def matches(name: str, globs: tuple[str, ...]) -> bool:
     return any(fnmatchcase(name, glob) for glob in globs)
 
 
+def place_of(name: str, globs: tuple[str, ...]) -> int:
+    """Place of an interface in a list of globs, best first; one that is not named comes last."""
+    return next((place for place, glob in enumerate(globs) if fnmatchcase(name, glob)), len(globs))
+
+
 def _leads_elsewhere(address: IPAddress) -> bool:
     """Whether an address is one that packets to hosts in other networks can have."""
     return not (address.is_loopback or address.is_link_local or address.is_multicast or address.is_unspecified)

@@ -13,7 +13,7 @@ from typing import Any, Final
 from pyroute2 import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
-from swanroam.kernel.addresses import AddressSelection, IPAddress, matches
+from swanroam.kernel.addresses import AddressSelection, IPAddress, place_of
 
 _RTM_F_FIB_MATCH: Final = 0x2000
 """Answer with the route itself. Without it IPv4 takes a destination without a route for a neighbour on the interface
@@ -71,7 +71,7 @@ async def ways_without(
             source = packet.get("RTA_PREFSRC")
             if source is not None and selection.counts_address(ip_address(source)):
                 ways.append(Way(ip_address(source), name, route.get("RTA_PRIORITY") or 0))
-    return sorted(ways, key=lambda way: (_place(way.interface, prefer), way.metric, way.interface))
+    return sorted(ways, key=lambda way: (place_of(way.interface, prefer), way.metric, way.interface))
 
 
 async def _route(ipr: Any, destination: IPAddress, index: int, flags: int) -> Any:
@@ -83,8 +83,3 @@ async def _route(ipr: Any, destination: IPAddress, index: int, flags: int) -> An
             return None
         raise DepartureError(f"the route to {destination} could not be looked up: {error}") from error
     return next((message for message in answer if message["type"] == _RTN_UNICAST), None)
-
-
-def _place(interface: str, prefer: tuple[str, ...]) -> int:
-    """Place of an interface in a list of globs; one that is not named comes last."""
-    return next((place for place, glob in enumerate(prefer) if matches(interface, (glob,))), len(prefer))
