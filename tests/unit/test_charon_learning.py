@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from swanroam.config import PeerSettings
 from swanroam.daemon.charon import CharonWatch
 from swanroam.daemon.translation import ANY_TRAFFIC, ProtectedTraffic
 from swanroam.ike.associations import ChildSa, ChildState, Endpoint, IkeSa
@@ -98,5 +99,23 @@ def test_filters_stand_when_each_child_is_there_and_the_kernel_has_it(
         assert charon.association.complete
         await charon.has(with_children(*children), lacking=lacking)
         assert not charon.association.complete
+
+    with_charon(tmp_path, story)
+
+
+def test_when_an_ike_sa_has_gone_what_was_loaded_for_it_goes_too(tmp_path: Path) -> None:
+    async def story(charon: Charon) -> None:
+        told: list[str] = []
+
+        async def ike_sas_gone(peer: PeerSettings) -> None:
+            told.append(peer.identity)
+
+        charon.watch.ike_sas_gone = ike_sas_gone
+        first = with_children(CONTROL, data("tcp"))
+        await charon.has(first)
+        await charon.has(first, replace(first, unique_id=2))
+        assert told == []
+        await charon.has(first)
+        assert told == [ITS]
 
     with_charon(tmp_path, story)

@@ -13,6 +13,7 @@ from ipaddress import IPv6Address
 
 import structlog
 
+from swanroam.config import PeerSettings
 from swanroam.daemon.controller import Controller, HostError
 from swanroam.daemon.leftovers import Leftovers
 from swanroam.daemon.peer import Peer
@@ -48,6 +49,8 @@ class CharonWatch:
         self._controller = controller
         self._read_back = read_back
         self._leftovers = Leftovers(client)
+        self.ike_sas_gone: Callable[[PeerSettings], Awaitable[None]] = _no_consequence
+        """Called when charon has an IKE_SA with a peer no more, whoever ended it."""
         self._wake = asyncio.Event()
         self._owners: dict[IPv6Address, str] = {}
         self._known: dict[str, tuple[Association, ...]] = {}
@@ -120,9 +123,12 @@ class CharonWatch:
                     key=lambda association: association.ike_id,
                 )
             )
-            if associations != self._known.get(identity, ()):
+            known = self._known.get(identity, ())
+            if associations != known:
                 self._known[identity] = associations
                 self._controller.submit(peer, AssociationsRead(associations))
+            if {association.ike_id for association in known} - {association.ike_id for association in associations}:
+                await self.ike_sas_gone(peer.settings)
         await self._leftovers.look([peer.machine for peer in self._controller.peers.values()])
 
     @staticmethod
@@ -168,6 +174,10 @@ class CharonWatch:
             (child := ike_sa.child(name)) is not None and child.mode is mode for name, mode in peer.children.items()
         )
         return Association(Pair(local, remote), ike_sa.unique_id, control is not None, complete)
+
+
+async def _no_consequence(_: PeerSettings) -> None:
+    pass
 
 
 def _owners(claims: Iterable[tuple[IPv6Address, str]]) -> dict[IPv6Address, str]:

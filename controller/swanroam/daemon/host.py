@@ -148,9 +148,9 @@ class LocalHost:
         self._migrating.pop(peer.identity, None)
         try:
             await clear_clones(self._xfrm, [peer.identity])
-            await self._filters.unload_unused(peer.connection)
-        except (IkeError, XfrmError) as error:
-            log.warning("peer_not_cleared", peer=peer.name, error=str(error), remedy="swanctl --load-conns")
+        except XfrmError as error:
+            log.warning("peer_not_cleared", peer=peer.name, error=str(error), remedy="stop swanroam, swanroam cleanup")
+        await self.unload_unused(peer)
 
     # --- the kernel -----------------------------------------------------------------------------------------------
 
@@ -344,6 +344,13 @@ class LocalHost:
         finally:
             self.charon_changed()
         return FiltersEstablished(action.pair) if orders.latest is action else None
+
+    async def unload_unused(self, peer: PeerSettings) -> None:
+        """Unloads what was loaded for IKE_SAs that are no more: the peer may have ended them."""
+        try:
+            await self._filters.unload_unused(peer.connection)
+        except IkeError as error:
+            log.warning("connections_not_unloaded", peer=peer.name, error=str(error), remedy="swanctl --load-conns")
 
     async def release(self, peer: PeerSettings, action: ReleaseFilters, current: Pair | None) -> Event | None:
         """Ends every IKE_SA with the peer that has the address, and what was kept for it.

@@ -208,6 +208,7 @@ class _Daemon:
         by_inner = {peer.settings.control_address: peer for peer in self._controller.peers.values()}
         self._reception = Reception(by_inner, self._watch.owner, self._watch.look, self._controller.receive)
         host.charon_changed = self._watch.look
+        self._watch.ike_sas_gone = host.unload_unused
         self._follower = AddressFollower(config.addresses, self._controller)
         self._reloading = Reloading(file, config, self._controller.counts, self._adopt)
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reloading.signal)

@@ -36,6 +36,7 @@ ANSWER_MARGIN = 5.0
 """Seconds that charon gets to answer after the time limit that it was given."""
 REMEMBERED = 256
 """How many released IKE_SAs are remembered, so that their end is not taken for the peer's doing."""
+_ENDING = (IkeState.DELETING, IkeState.DESTROYING)
 POLL = 0.05
 """Seconds between looks at an IKE_SA that is ending."""
 
@@ -211,11 +212,12 @@ class Renegotiate:
     async def unload(self, connection: str, local: IPAddress, remote: IPAddress) -> bool:
         """Unload the clone for an address pair unless an IKE_SA uses it. Returns whether it is not loaded any more.
 
-        The administrator's own connection is never touched.
+        One that is ending, perhaps at the peer's wish, has no use for it. The administrator's own connection is never
+        touched.
         """
         name = clone_name(connection, local, remote)
         async with self._lock_of(connection, local, remote):
-            if any(ike_sa.name == name for ike_sa in await self._list()):
+            if any(ike_sa.name == name and ike_sa.state not in _ENDING for ike_sa in await self._list()):
                 return False
             await self._unload(name)
             return True
