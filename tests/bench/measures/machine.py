@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Callable
 
+from bench.measures.movers import MOVERS, measure_movers
 from bench.results import Machine
 
 ROUNDS = 20_000
@@ -27,6 +28,7 @@ def measure_machine() -> Machine:
     """All that this kernel has; what it has not is missing in the costs."""
     costs = {USER_CODE: _each(_user_code, 200), NULL_CALL: _each(os.getppid, ROUNDS), PROCESS: _each(_process, 50)}
     costs[LOOPBACK] = _loopback()
+    costs[MOVERS] = measure_movers()
     for name, measured in ((KERNEL_GCM, _kernel_gcm()), (USER_GCM, _user_gcm())):
         if measured is not None:
             costs[name] = measured

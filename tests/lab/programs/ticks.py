@@ -170,7 +170,8 @@ def main():
     client = Client(rest[0], int(rest[1]), float(rest[2]), float(rest[3]))
     sock = socket.socket(family_of(rest[0]))
     sock.connect(client.target)
-    say(local=sock.getsockname()[0])
+    local, port = sock.getsockname()[:2]
+    say(local=local, port=port)
     client.use(sock)
     client.run()
 
