@@ -97,6 +97,12 @@ def _text(value: bytes) -> str:
     return text
 
 
+def _short_text(value: bytes) -> str:
+    if len(value) > 32:
+        raise DroppedError("software")
+    return _text(value)
+
+
 def _connections(value: bytes) -> list[list[int]]:
     if len(value) % 10 or len(value) > 640:
         raise DroppedError("connections")
@@ -132,6 +138,7 @@ FIELDS = {
     0x01: "grace",
     0x02: "reason",
     0x03: "instance",
+    0x04: "software",
 }
 READERS: dict[str, Callable[[bytes], Value]] = {
     "sequence": _number(8, 0, 2**63),
@@ -153,13 +160,28 @@ READERS: dict[str, Callable[[bytes], Value]] = {
     "grace": _number(4, 0, 2**32 - 1),
     "reason": _text,
     "instance": _octets(8),
+    "software": _short_text,
 }
 _TRANSFER = ("sequence", "handover", "transfer", "transfer stage")
 MESSAGES: dict[int, tuple[str, tuple[str, ...]]] = {
-    1: ("address change", ("sequence", "handover", "nonce", "current", "deprecated*", "method", "instance")),
+    1: (
+        "address change",
+        ("sequence", "handover", "nonce", "current", "deprecated*", "method", "instance", "software?"),
+    ),
     2: (
         "acknowledgment",
-        ("sequence", "handover", "nonce", "verdict", "last sequence", "grace", "reason", "instance", "challenge?"),
+        (
+            "sequence",
+            "handover",
+            "nonce",
+            "verdict",
+            "last sequence",
+            "grace",
+            "reason",
+            "instance",
+            "software?",
+            "challenge?",
+        ),
     ),
     3: ("path response", ("sequence", "handover", "challenge")),
     4: ("filters request", ("sequence", "handover", "stage")),

@@ -110,8 +110,10 @@ def healthy(directory: Path, settings: Config | None = None, **changes: Any) -> 
 def status(**peer: Any) -> dict[str, Any]:
     """The daemon's document, as far as it is looked at. `peer`: what is different for the peer."""
     known = {"name": ITS, "identity": ITS, "state": "protected and ready to move", "problem": "", "managed": True}
+    known |= {"swanroam": __version__}
     return {
         "swanroam": __version__,
+        "configuration": {"file": "/etc/swanroam/swanroam.yaml", "current": True, "wrong": [], "refused": []},
         "problems": [f"{ITS}: {peer['problem']}"] if peer.get("problem") else [],
         "control_channel": {"dropped": {}},
         "peers": [known | peer],

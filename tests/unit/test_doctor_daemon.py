@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from swanroam import __version__
 from swanroam.doctor import daemon, programs
 from swanroam.doctor.view import Api
 from swanroam.kernel.findings import Severity
@@ -137,10 +138,29 @@ def test_problems_of_peers_and_of_the_daemon_are_told_once_each(tmp_path: Path) 
     ]
 
 
-def test_a_daemon_that_has_not_read_the_file_is_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("told", "severity"), [("0.0.9", Severity.NOTE), ("", None), (__version__, None)], ids=["older", "silent", "same"]
+)
+def test_a_peers_version_is_told_when_it_is_another(tmp_path: Path, told: str, severity: Severity | None) -> None:
+    findings = bad(daemon.status_findings(healthy(tmp_path, api=Api(status(swanroam=told)))))
+    assert [finding.severity for finding in findings] == ([severity] if severity else [])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "evidence"), [([], "not what is at work"), (["line 3: no such key"], "line 3: no such key")]
+)
+def test_a_file_that_is_not_at_work_is_told(tmp_path: Path, wrong: list[str], evidence: str) -> None:
+    document = status()
+    document["configuration"] |= {"current": False, "wrong": wrong}
+    finding = only(daemon.status_findings(healthy(tmp_path, api=Api(document))))
+    assert evidence in finding.evidence
+    assert finding.command.startswith("swanroam reload")
+
+
+def test_a_daemon_that_reads_another_file_is_told(tmp_path: Path) -> None:
     document = status(identity="other.example.org")
     finding = only(daemon.status_findings(healthy(tmp_path, api=Api(document))))
-    assert "not started since the change" in finding.evidence
+    assert "it reads /etc/swanroam/swanroam.yaml" in finding.evidence
 
 
 # --- processes --------------------------------------------------------------------------------------------------------

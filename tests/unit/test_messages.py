@@ -14,6 +14,7 @@ from swanroam.protocol.codec import (
     MAX_DATAGRAM,
     MAX_FIELDS,
     MAX_REASON,
+    MAX_SOFTWARE,
     MessageError,
     MessageProblem,
     decode,
@@ -129,6 +130,7 @@ _nonces = st.binary(min_size=NONCE_SIZE, max_size=NONCE_SIZE)
 _instances = st.binary(min_size=INSTANCE_SIZE, max_size=INSTANCE_SIZE)
 _addresses = st.ip_addresses()
 _reasons = st.text(st.characters(categories=("L", "N", "P", "S")), max_size=MAX_REASON // 4)
+_software = st.text(st.characters(categories=("L", "N", "P", "S")), max_size=MAX_SOFTWARE // 4)
 _messages = st.one_of(
     st.builds(
         AddressChange,
@@ -139,6 +141,7 @@ _messages = st.one_of(
         deprecated=st.lists(_addresses, max_size=MAX_DEPRECATED, unique=True).map(tuple),
         method=st.sampled_from(Method),
         instance=_instances,
+        software=st.none() | _software,
     ),
     st.builds(
         Acknowledgment,
@@ -151,6 +154,7 @@ _messages = st.one_of(
         last_sequence=_sequences,
         reason=_reasons,
         instance=_instances,
+        software=st.none() | _software,
     ),
     st.builds(PathResponse, sequence=_sequences, handover=_handovers, challenge=_nonces),
     st.builds(FiltersRequest, sequence=_sequences, handover=_handovers, stage=st.sampled_from(Stage)),
@@ -204,6 +208,16 @@ def test_any_reason_can_be_given(reason: str):
     assert isinstance(decoded, Acknowledgment)
     assert len(decoded.reason.encode()) <= MAX_REASON
     assert decoded.reason.isprintable()
+
+
+@pytest.mark.parametrize("version", ["0.1.0", "", "€" * MAX_SOFTWARE, "1\n2"])
+def test_any_version_can_be_told(version: str):
+    decoded = decode(encode(replace(CHANGE, software=version)))
+    assert isinstance(decoded, AddressChange)
+    assert decoded.software is not None
+    assert len(decoded.software.encode()) <= MAX_SOFTWARE
+    assert decoded.software.isprintable()
+    assert bool(decoded.software) == bool(version)
 
 
 # --- what we may not believe ------------------------------------------------------------------------------------------
@@ -266,6 +280,9 @@ MALFORMED = [
     ),
     ("method 2", _with(_PROBES, 0x89, b"\x02"), MessageProblem.BAD_VALUE),
     ("verdict 99", _with(_ANSWER, 0x86, b"\x63"), MessageProblem.BAD_VALUE),
+    ("two versions of the software", _PROBES + _field(0x04, b"1") * 2, MessageProblem.DUPLICATE),
+    ("a long version", _PROBES + _field(0x04, b"1" * (MAX_SOFTWARE + 1)), MessageProblem.BAD_VALUE),
+    ("a version that paints", _PROBES + _field(0x04, b"\x1b[31m"), MessageProblem.BAD_VALUE),
     ("a long reason", _with(_ANSWER, 0x02, b"x" * (MAX_REASON + 1)), MessageProblem.BAD_VALUE),
     ("a reason that is not UTF-8", _with(_ANSWER, 0x02, b"\xff"), MessageProblem.BAD_VALUE),
     ("a reason that paints the terminal", _with(_ANSWER, 0x02, b"\x1b[31m"), MessageProblem.BAD_VALUE),

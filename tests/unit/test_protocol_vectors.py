@@ -152,7 +152,7 @@ def test_fields_are_sent_in_the_order_of_the_documents_table(name: str) -> None:
     message, wanted = wire.MESSAGES[datagram[3]]
     sent = list(dict.fromkeys(wire.FIELDS[number] for number, _ in wire.split(datagram[4:])))
     assert sent == [field for field in (text.rstrip("*?") for text in wanted) if field in sent]
-    columns = ", ".join(wanted).replace("challenge?", "challenge (optional)")
+    columns = ", ".join(wanted).replace("?", " (optional)")
     assert f"| {datagram[3]} | {message} | {columns} |" in PROTOCOL
 
 

@@ -353,6 +353,7 @@ DOCUMENT: dict[str, Any] = {
             "problem": "",
             "contradiction": "",
             "managed": True,
+            "swanroam": "0.1.0",
             "leaving": False,
             "settings_wait": True,
             "pinned": f"{LONG}2222",

@@ -116,6 +116,8 @@ def _peer(peer: dict[str, Any]) -> list[str]:
         lines += labelled("settings", "some of the file's wait for the end of the handover")
     if peer["name"] != peer["identity"]:
         lines += labelled("identity", peer["identity"])
+    if peer.get("swanroam"):
+        lines += labelled("it runs", f"swanroam {peer['swanroam']}")
     lines += _addresses(peer)
     for association in peer["associations"]:
         what = _children(peer, association)

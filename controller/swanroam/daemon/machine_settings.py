@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from swanroam import __version__
 from swanroam.config import Config, FilterMethod, PeerSettings, TransportMethod
 from swanroam.protocol.authorisation import Policy
 from swanroam.protocol.messages import Method
@@ -26,6 +27,7 @@ def machine_settings(peer: PeerSettings, config: Config, instance: bytes) -> Mac
             grace=peer.grace,
             end_after=config.sockets.end_after,
             instance=instance,
+            software=__version__,
         ),
         policy=Policy(may_move=peer.moves.peer_may, allowed=peer.allow),
         transport=peer.transport is TransportMethod.MOVE,

@@ -125,6 +125,7 @@ class Status:
             "problem": self.problem(peer),
             "contradiction": peer.contradiction,
             "managed": machine.managed,
+            "swanroam": machine.software,
             "leaving": peer.leaving,
             "settings_wait": peer.waiting,
             "pinned": self._addresses.pinned(peer),

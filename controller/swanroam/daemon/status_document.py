@@ -92,6 +92,7 @@ class PeerDocument(TypedDict):
     problem: Annotated[str, "what needs attention, with the remedy; empty if nothing does"]
     contradiction: Annotated[str, "what the kernel lacks of what charon says it has; empty if they agree"]
     managed: Annotated[bool, "it runs a controller: connections with it can move"]
+    swanroam: Annotated[str, "the version of its controller; empty if it has not told it"]
     pinned: Annotated[str | None, "the address that `swanroam move` has ordered"]
     own: Annotated[BindingDocument | None, "our addresses; null: no IKE_SA"]
     peer: Annotated[BindingDocument | None, "its addresses; null: no IKE_SA"]

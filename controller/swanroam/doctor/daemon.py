@@ -129,17 +129,25 @@ def status_findings(view: View) -> list[Finding]:
                 "`swanroam --version` on both hosts; upgrade the older one",
             )
         )
-    configured = {peer.identity for peer in view.config.peers}
-    if configured != {peer["identity"] for peer in status["peers"]}:
-        found.append(
-            Finding(
-                "daemon",
-                Severity.WARNING,
-                f"the daemon manages other peers than {view.config_file} has: it was not started since the change",
-                command="systemctl restart swanroam",
-            )
-        )
-    return found
+    found += [finding for peer in status["peers"] for finding in _version_of(peer)]
+    return [*found, *_file_findings(view, status)]
+
+
+def _file_findings(view: View, status: dict[str, Any]) -> Iterator[Finding]:
+    """Whether what is examined here is what the daemon goes by."""
+    check, at_work = "configuration", status["configuration"]
+    reload = remedies.swanroam("reload", view.config_file)
+    if not at_work["current"]:
+        if at_work["wrong"]:
+            evidence = f"{at_work['file']} is wrong, and a restart of the daemon would fail: {at_work['wrong'][0]}"
+            yield Finding(check, Severity.WARNING, evidence, "mend the file", reload)
+        else:
+            yield Finding(check, Severity.WARNING, f"{at_work['file']} is not what is at work", command=reload)
+    elif {peer.identity for peer in view.config.peers} != {peer["identity"] for peer in status["peers"]}:
+        evidence = f"the daemon manages other peers than {view.config_file} has: it reads {at_work['file']}"
+        yield Finding(check, Severity.WARNING, evidence, "name that file with --config")
+    else:
+        yield ok(check, f"{at_work['file']} is at work")
 
 
 def _refusal(view: View) -> list[Finding]:
@@ -170,6 +178,16 @@ def _of_peer(peer: dict[str, Any]) -> Finding:
             check, Severity.WARNING, f"{peer['state']}: {peer['problem']}", "see Troubleshooting in operations.md"
         )
     return ok(check, peer["state"])
+
+
+def _version_of(peer: dict[str, Any]) -> Iterator[Finding]:
+    """Hosts that speak the same version of the protocol understand each other, whatever program they run."""
+    check, told = f"version of {peer['name']}", peer.get("swanroam", "")  # which an older daemon does not tell
+    if told == __version__:
+        yield ok(check, told)
+    elif told:
+        evidence = f"it runs {told}, this host {__version__}: they work together, but may lack each other's mendings"
+        yield Finding(check, Severity.NOTE, evidence, "update the older one when it suits")
 
 
 def _is_of_a_peer(problem: str, status: dict[str, Any]) -> bool:

@@ -210,6 +210,7 @@ class Announcer:
                 deprecated=self.announced.deprecated,
                 method=self.settings.method,
                 instance=self.settings.instance,
+                software=self.settings.software,
             )
             if message.current != self.certain:
                 self.certain = None

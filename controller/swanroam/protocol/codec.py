@@ -53,6 +53,8 @@ MAX_DATAGRAM = 1024
 MAX_FIELDS = 32
 MAX_REASON = 200
 """Bytes of UTF-8 in a reason given to the peer's operator."""
+MAX_SOFTWARE = 32
+"""Bytes of UTF-8 in the name of a version."""
 _CRITICAL = 0x80
 _HEADER = struct.Struct("!2sBB")
 _FIELD = struct.Struct("!BH")
@@ -94,6 +96,7 @@ class Field(enum.IntEnum):
     GRACE = 0x01
     REASON = 0x02
     INSTANCE = 0x03
+    SOFTWARE = 0x04
 
 
 class MessageProblem(enum.Enum):
@@ -142,6 +145,7 @@ def encode(message: Message) -> bytes:
                 *((Field.DEPRECATED, address.packed) for address in message.deprecated),
                 (Field.METHOD, bytes([message.method])),
                 (Field.INSTANCE, _sized(message.instance, INSTANCE_SIZE)),
+                *_software(message.software),
             ]
         case Acknowledgment():
             kind = MessageType.ACKNOWLEDGMENT
@@ -152,6 +156,7 @@ def encode(message: Message) -> bytes:
                 (Field.GRACE, _number(message.grace_ms, 4, MAX_GRACE_MS)),
                 (Field.REASON, _text(message.reason)),
                 (Field.INSTANCE, _sized(message.instance, INSTANCE_SIZE)),
+                *_software(message.software),
             ]
             if message.challenge is not None:
                 fields.append((Field.CHALLENGE, _sized(message.challenge, NONCE_SIZE)))
@@ -184,21 +189,23 @@ def encode(message: Message) -> bytes:
 def decode(datagram: bytes) -> Message:
     """The message in a datagram. Raises MessageError, and nothing else, for anything that is not one."""
     fields = _Fields(datagram)
+    sequence, handover = fields.sequence(Field.SEQUENCE), fields.fixed(Field.HANDOVER, HANDOVER_SIZE)
     match fields.kind:
         case MessageType.ADDRESS_CHANGE:
             return AddressChange(
-                sequence=fields.sequence(Field.SEQUENCE),
-                handover=fields.fixed(Field.HANDOVER, HANDOVER_SIZE),
+                sequence=sequence,
+                handover=handover,
                 nonce=fields.fixed(Field.NONCE, NONCE_SIZE),
                 current=_address(fields.one(Field.CURRENT)),
                 deprecated=fields.addresses(Field.DEPRECATED),
                 method=fields.enumerated(Field.METHOD, Method),
                 instance=fields.fixed(Field.INSTANCE, INSTANCE_SIZE),
+                software=fields.text(Field.SOFTWARE, MAX_SOFTWARE) if fields.has(Field.SOFTWARE) else None,
             )
         case MessageType.ACKNOWLEDGMENT:
             return Acknowledgment(
-                sequence=fields.sequence(Field.SEQUENCE),
-                handover=fields.fixed(Field.HANDOVER, HANDOVER_SIZE),
+                sequence=sequence,
+                handover=handover,
                 nonce=fields.fixed(Field.NONCE, NONCE_SIZE),
                 verdict=fields.enumerated(Field.VERDICT, Verdict),
                 challenge=fields.fixed(Field.CHALLENGE, NONCE_SIZE) if fields.has(Field.CHALLENGE) else None,
@@ -206,34 +213,23 @@ def decode(datagram: bytes) -> Message:
                 last_sequence=fields.sequence(Field.LAST_SEQUENCE),
                 reason=fields.text(Field.REASON),
                 instance=fields.fixed(Field.INSTANCE, INSTANCE_SIZE),
+                software=fields.text(Field.SOFTWARE, MAX_SOFTWARE) if fields.has(Field.SOFTWARE) else None,
             )
         case MessageType.PATH_RESPONSE:
-            return PathResponse(
-                sequence=fields.sequence(Field.SEQUENCE),
-                handover=fields.fixed(Field.HANDOVER, HANDOVER_SIZE),
-                challenge=fields.fixed(Field.CHALLENGE, NONCE_SIZE),
-            )
+            return PathResponse(sequence, handover, fields.fixed(Field.CHALLENGE, NONCE_SIZE))
         case MessageType.FILTERS_REQUEST:
-            return FiltersRequest(
-                sequence=fields.sequence(Field.SEQUENCE),
-                handover=fields.fixed(Field.HANDOVER, HANDOVER_SIZE),
-                stage=fields.enumerated(Field.STAGE, Stage),
-            )
+            return FiltersRequest(sequence, handover, fields.enumerated(Field.STAGE, Stage))
         case MessageType.FILTERS_REPLY:
-            return FiltersReply(
-                sequence=fields.sequence(Field.SEQUENCE),
-                handover=fields.fixed(Field.HANDOVER, HANDOVER_SIZE),
-                stage=fields.enumerated(Field.STAGE, Stage),
-                reason=fields.text(Field.REASON),
-            )
+            stage = fields.enumerated(Field.STAGE, Stage)
+            return FiltersReply(sequence, handover, stage, fields.text(Field.REASON))
         case MessageType.TRANSFER_REQUEST:
             old = _address(fields.one(Field.OLD_SENDER)), _address(fields.one(Field.OLD_RECEIVER))
             new = _address(fields.one(Field.NEW_SENDER)), _address(fields.one(Field.NEW_RECEIVER))
             if len({address.version for address in (*old, *new)}) > 1:
                 raise MessageError(MessageProblem.BAD_VALUE, "addresses of two families")
             return TransferRequest(
-                sequence=fields.sequence(Field.SEQUENCE),
-                handover=fields.fixed(Field.HANDOVER, HANDOVER_SIZE),
+                sequence=sequence,
+                handover=handover,
                 transfer=fields.number(Field.TRANSFER, 4),
                 stage=fields.enumerated(Field.TRANSFER_STAGE, TransferStage),
                 old=old,
@@ -242,8 +238,8 @@ def decode(datagram: bytes) -> Message:
             )
         case MessageType.TRANSFER_REPLY:
             return TransferReply(
-                sequence=fields.sequence(Field.SEQUENCE),
-                handover=fields.fixed(Field.HANDOVER, HANDOVER_SIZE),
+                sequence=sequence,
+                handover=handover,
                 transfer=fields.number(Field.TRANSFER, 4),
                 stage=fields.enumerated(Field.TRANSFER_STAGE, TransferStage),
                 connections=_connections(fields.one(Field.CONNECTIONS)),
@@ -312,9 +308,9 @@ class _Fields:
         except ValueError:
             raise MessageError(MessageProblem.BAD_VALUE, f"{field.name} {number}") from None
 
-    def text(self, field: Field) -> str:
+    def text(self, field: Field, most: int = MAX_REASON) -> str:
         value = self.one(field)
-        if len(value) > MAX_REASON:
+        if len(value) > most:
             raise MessageError(MessageProblem.BAD_VALUE, f"{field.name} has {len(value)} bytes")
         try:
             text = value.decode("utf-8")
@@ -364,9 +360,13 @@ def _number(value: int, size: int, most: int) -> bytes:
     return value.to_bytes(size, "big")
 
 
-def _text(text: str) -> bytes:
+def _text(text: str, most: int = MAX_REASON) -> bytes:
     printable = "".join(character if character.isprintable() else " " for character in text)
-    return printable.encode("utf-8")[:MAX_REASON].decode("utf-8", "ignore").encode("utf-8")
+    return printable.encode("utf-8")[:most].decode("utf-8", "ignore").encode("utf-8")
+
+
+def _software(text: str | None) -> list[tuple[Field, bytes]]:
+    return [] if text is None else [(Field.SOFTWARE, _text(text, MAX_SOFTWARE))]
 
 
 def _transfer(message: TransferRequest | TransferReply) -> list[tuple[Field, bytes]]:

@@ -73,6 +73,7 @@ class Correspondent:
         *,
         grace: float,
         instance: bytes,
+        software: str | None = None,
     ) -> None:
         self.policy = policy
         self.binding: Binding | None = None
@@ -91,6 +92,7 @@ class Correspondent:
         self._token = token
         self._grace_ms = round(grace * 1000)
         self._instance = instance
+        self._software = software
         self._challenge: bytes | None = None
         self._challenge_ends = 0.0
         self._bucket = Bucket(BURST, MAX_CHANGES)
@@ -366,6 +368,7 @@ class Correspondent:
                 last_sequence=self.last_sequence,
                 reason=reason,
                 instance=self._instance,
+                software=self._software,
             )
         )
 

@@ -106,6 +106,8 @@ class AddressChange:
     deprecated: tuple[IPAddress, ...]
     method: Method
     instance: bytes
+    software: str | None = None
+    """The sender's version, for the other host's operator; nothing depends on it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +123,7 @@ class Acknowledgment:
     last_sequence: int
     reason: str
     instance: bytes
+    software: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,6 +72,7 @@ class PeerMachine:
             token,
             grace=settings.mobile.grace,
             instance=settings.mobile.instance,
+            software=settings.mobile.software,
         )
 
         def exchange() -> Retransmission:
@@ -87,6 +88,8 @@ class PeerMachine:
         )
         self.associations: tuple[Association, ...] = ()
         self.surroundings = Surroundings()
+        self.software = ""
+        """The version that the peer's controller has told last; empty: none."""
         self._remembered_peer: Binding | None = None
         self._present = 0.0
         """When there was last an IKE_SA with the peer, or a message of it."""
@@ -284,6 +287,8 @@ class PeerMachine:
                 return self.transfers.feed(event, now)
 
     def _message(self, message: Message, now: float) -> list[Action]:
+        if isinstance(message, AddressChange | Acknowledgment):
+            self.software = message.software or ""
         match message:
             case AddressChange():
                 before = self.correspondent.peer_instance

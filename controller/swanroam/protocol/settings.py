@@ -25,6 +25,8 @@ class MobileSettings:
     """How long after the grace period sockets may stay on an old address; None: as long as they live."""
     instance: bytes
     """Identifies this run of the controller."""
+    software: str | None = None
+    """This controller's version, to be told to the peer."""
 
 
 @dataclass(frozen=True, slots=True)
