@@ -744,6 +744,34 @@ def test_a_socket_that_moved_before_is_put_back_against_all_routes(hosts: Hosts,
     exchange(client, server)
 
 
+# Policies count for IPv6 on the way by the loopback device, too.
+@pytest.mark.parametrize(
+    ("kind", "by"),
+    [("ipv4", "route"), ("ipv4", "policy"), ("ipv6", "route"), ("dual-stack", "route"), ("dual-stack", "policy")],
+)
+@pytest.mark.parametrize("bound", ["not", "port", "address"])
+def test_a_connection_is_put_back_though_nothing_can_be_sent_from_there(
+    hosts: Hosts, kind: str, bound: str, by: str
+) -> None:
+    version, dual_stack = KINDS[kind]
+    any_address = "::" if version == 6 else "0.0.0.0"
+    bind = {"not": None, "port": (any_address, 6504), "address": (str(mobile("a", version)), 0)}[bound]
+    client, server = hosts.connect(version, dual_stack=dual_stack, bind=bind)
+    said = fill(client, 50_000)
+    with hosts.locked():
+        image, number = connection.take(client.held), connection.read_number(server.held)
+        with hosts.cut_off(by):
+            with pytest.raises(Refused):
+                connection.rebuild(client.held, image, client.at(local=mobile("b", version)), number)
+            connection.rebuild(client.held, image, image.addresses, number)
+            assert connection.take(client.held).settings == image.settings
+        hosts.prefer("a")
+    connection.let_go(client.held, image)
+    assert client.addresses.local == mobile("a", version)
+    assert receive(server.sock, len(said)) == said
+    exchange(client, server)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_new_address_may_be_any_of_those_that_its_interface_has(hosts: Hosts, kind: str) -> None:
     version, dual_stack = KINDS[kind]

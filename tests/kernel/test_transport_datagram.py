@@ -15,6 +15,8 @@ from swanroam.transport.image import FourTuple, Reason, Refused
 pytestmark = pytest.mark.kernel
 
 PORT = 6500
+# Policies count for IPv6 on the way by the loopback device, too.
+CUT_OFF = [("ipv4", "route"), ("ipv4", "policy"), ("ipv6", "route"), ("dual-stack", "route"), ("dual-stack", "policy")]
 KINDS = {"ipv4": (4, False), "ipv6": (6, False), "dual-stack": (4, True)}
 
 
@@ -95,6 +97,32 @@ def test_a_socket_that_moved_before_is_put_back_against_all_routes(hosts: Hosts,
         with pytest.raises(Refused, match="another source address"):
             datagram.rebuild(held, image, target)
         datagram.rebuild(held, image, image.addresses)
+        assert datagram.take(held) == image
+    client.send(b"still here")
+    assert server.recv(20) == b"still here"
+
+
+@pytest.mark.both
+@pytest.mark.parametrize(("kind", "by"), CUT_OFF)
+@pytest.mark.parametrize("bound", ["not", "port", "address"])
+def test_a_socket_is_put_back_though_nothing_can_be_sent_from_there(
+    hosts: Hosts, kind: str, bound: str, by: str
+) -> None:
+    version, dual_stack = KINDS[kind]
+    bind = {"not": None, "port": ("::", 6503), "address": (str(mobile("a", version)), 0)}[bound]
+    if bound == "port" and kind == "ipv4":
+        bind = ("0.0.0.0", 6503)
+    client, server = pair(hosts, version, dual_stack=dual_stack, bind=bind)
+    with another_descriptor(client) as held:
+        image = datagram.take(held)
+        with hosts.cut_off(by):
+            with pytest.raises(Refused):
+                target = replace(image.addresses, local=mobile("b", version))
+                datagram.rebuild(held, image, target)
+            datagram.rebuild(held, image, image.addresses)
+            with pytest.raises(OSError):  # noqa: PT011 - which one depends on what stops it
+                client.send(b"nowhere")
+        hosts.prefer("a")
         assert datagram.take(held) == image
     client.send(b"still here")
     assert server.recv(20) == b"still here"

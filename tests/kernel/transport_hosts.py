@@ -134,6 +134,23 @@ class Hosts:
             f"route replace 2001:db8:9::/64 via 2001:db8:{number}::fe dev net-{network}",
         )
 
+    @contextmanager
+    def cut_off(self, by: str) -> Iterator[None]:
+        """The mobile host has no `route` to the correspondent; or it has, and a `policy` stops what goes there."""
+        tails = {"10.9.0.0/24": "10.0.0.0/8", "2001:db8:9::/64": "2001:db8::/32"}
+        if by == "policy":
+            begin = [f"xfrm policy add src {own} dst {to} dir out action block priority 2" for to, own in tails.items()]
+            end = [f"xfrm policy delete src {own} dst {to} dir out" for to, own in tails.items()]
+        else:
+            begin = [f"route replace unreachable {to}" for to in tails]
+            end = []  # `forget` replaces them
+        self.mobile.ip(*begin)
+        try:
+            yield
+        finally:
+            if end:
+                self.mobile.ip(*end)
+
     def interface(self, network: str) -> int:
         return inside(self.mobile, lambda: socket.if_nametoindex(f"net-{network}"))
 

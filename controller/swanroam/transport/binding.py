@@ -20,6 +20,7 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
@@ -31,6 +32,7 @@ _NO_ROUTE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EPERM, e
 """What connect() says where a routing rule or table has nothing, or something else than a route."""
 
 _TAKEN = (errno.EADDRINUSE, errno.EADDRNOTAVAIL)
+_LOOPBACK = 1  # LOOPBACK_IFINDEX in include/net/net_namespace.h, of every network namespace
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,7 @@ class Steering:
     """SO_MARK while it connects, for a routing rule that leads to a route with the new address as its source."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Placing:
     """One socket on its way to a four-tuple."""
 
@@ -55,17 +57,28 @@ class Placing:
     """Connects it to the remote address; called more than once."""
     take_detour: Callable[[], None]
     """Makes the next `connect` take the local address as its source, whatever the routes say."""
+    _without_route: bool = False
 
     def place(self, *, whatever_it_takes: bool) -> None:
         """Bind and connect a disconnected socket.
 
         `whatever_it_takes`: for putting a socket back. Where neither routes nor steering lead to the address, the
         source is forced, which is done with `Steering.interface` as well: then it is known where the address belongs.
+        Where no route leads to the peer at all, or (IPv4) a policy forbids it, the socket is connected all the same.
 
         Raises Refused (BOUND_TO_ADDRESS, NO_ADDRESS, PORT_TAKEN, SOURCE, ROUTE) and OSError. The socket can then be
         placed again, here or elsewhere, once it has been disconnected.
         """
-        forced = whatever_it_takes or bool(self.steering.interface)
+        try:
+            self._place(forced=whatever_it_takes or bool(self.steering.interface))
+        except Refused as refused:
+            if not whatever_it_takes or refused.reason not in (Reason.SOURCE, Reason.ROUTE):
+                raise
+            self._start_again()
+            self._without_route = True
+            self._place(forced=True)
+
+    def _place(self, *, forced: bool) -> None:
         address, _stale_port = local_name(self.sock)
         if not address.is_unspecified:
             self._at_address(address)
@@ -139,8 +152,8 @@ class Placing:
 
     def _steer(self, *, forced: bool) -> None:
         """Connect so that the kernel chooses the wanted source: by its routes alone, by steering, by force."""
-        ways = [self._go_straight]
-        if self.steering != Steering():
+        ways = [] if self._without_route else [self._go_straight]
+        if not self._without_route and self.steering != Steering():
             ways.append(self._go_steered)
         if forced:
             ways.append(self.take_detour)
@@ -167,7 +180,25 @@ class Placing:
         if self.steering.mark:
             repair.set_unsigned(self.sock, socket.SOL_SOCKET, socket.SO_MARK, self.steering.mark)
 
+    def _do_without_route(self) -> None:
+        """Let a socket that has its source connect by way of the loopback device, which needs no route to the peer.
+
+        IPv4 takes the peer to be on the link of the device that the socket is bound to, and policies do not count for
+        that device (disable_xfrm in ip-sysctl.rst); IPv6 looks for the way to the first hop, this address. Nothing is
+        sent, and `restore` makes the socket forget the way. Source: ip_route_output_key_hash_rcu() in
+        net/ipv4/route.c, ip6_datagram_dst_update() in net/ipv6/datagram.c.
+        """
+        if local_name(self.sock)[0] != self.target.local:
+            return
+        if self.target.local.version == 4:
+            self.sock.setsockopt(socket.SOL_SOCKET, repair.SO_BINDTOIFINDEX, _LOOPBACK)
+        else:
+            with suppress(OSError):  # a kernel that has no routing header for it needs the route
+                detour.lead(self.sock, self.target.local)
+
     def _connect(self) -> None:
+        if self._without_route:
+            self._do_without_route()
         try:
             self.connect()
         except OSError as error:

@@ -6,7 +6,7 @@ import socket
 from contextlib import suppress
 
 from swanroam.kernel.sock_diag import SocketProtocol
-from swanroam.transport import connection, datagram
+from swanroam.transport import connection, datagram, repair
 from swanroam.transport.binding import Steering
 from swanroam.transport.datagram import DatagramImage
 from swanroam.transport.image import FourTuple, Image, Refused, SignatureKey
@@ -63,6 +63,12 @@ def let_go(sock: socket.socket, picture: Picture) -> None:
     """A socket that was built, once its addresses are unlocked. Raises OSError."""
     if isinstance(picture, Image):
         connection.let_go(sock, picture)
+
+
+def abandon(sock: socket.socket) -> None:
+    """One that could be built nowhere: its program hears of it at the next use, and reaches nobody else by it."""
+    with suppress(OSError):
+        repair.disconnect(sock)
 
 
 def clear(entry: Entry, sock: socket.socket, reuse_address: int) -> None:
