@@ -170,9 +170,13 @@ class Controller:
         """SIGKILL comes to other processes at that moment; to the controller only if `dying.ITSELF` is the last."""
         dying.order(self._death, moment, number, victims)
 
-    def die_no_more(self) -> None:
-        """An order that was not carried out yet is withdrawn."""
-        self._death.unlink(missing_ok=True)
+    def die_no_more(self) -> bool:
+        """Withdraw the order; False when it was too late, and somebody has died or is about to."""
+        try:
+            self._death.unlink()
+        except FileNotFoundError:
+            return False
+        return True
 
     def stop(self) -> int:
         """SIGTERM and wait; returns the exit status. No controller is status 0."""

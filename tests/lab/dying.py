@@ -49,7 +49,10 @@ def obey(path: Path) -> None:
         if kind == moment.value:
             counted[made] += 1
             if counted[made] == int(number):
-                path.unlink()
+                try:
+                    path.unlink()
+                except FileNotFoundError:  # it was withdrawn
+                    return
                 for victim in map(int, victims):
                     with suppress(ProcessLookupError):
                         os.kill(victim, signal.SIGKILL)  # 0 is the own process group

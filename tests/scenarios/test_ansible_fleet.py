@@ -148,11 +148,19 @@ def test_a_stream_lives_through_installation_move_update_move_and_removal(make_l
         run = fleet.playbook("site.yml", [inventory])
         assert run.changed == {}
 
+        # Another configuration, taken over by the daemons that run.
+        pids = {host.name: host.run(["cat", "/run/systemctl/swanroam"]).stdout for host in lab.hosts}
+        variables["swanroam_config"]["defaults"] = {"grace": "2s"}
+        run = fleet.playbook("site.yml", [inventory])
+        assert run.changed == {"gateway-1": ["Write swanroam.yaml"], "edge-1": ["Write swanroam.yaml"]}
+        for host in lab.hosts:
+            assert host.run(["cat", "/run/systemctl/swanroam"]).stdout == pids[host.name]
+            assert status(host)["configuration"]["current"]
+
         edge.move_to("net-b", soft=True)
         wait_moved(edge)
 
         # Another version, one host after the other.
-        pids = {host.name: host.run(["cat", "/run/systemctl/swanroam"]).stdout for host in lab.hosts}
         for host in lab.hosts:
             provide(host, second)
         fleet.variables["swanroam_wheel"] = str(second)

@@ -23,6 +23,7 @@ from swanroam.daemon import host as host_module
 from swanroam.daemon.clearing import clear_host
 from swanroam.daemon.controller import HostError
 from swanroam.daemon.host import LocalHost
+from swanroam.daemon.migrations import Migrations
 from swanroam.daemon.translation import ANY_TRAFFIC, KernelState, ProtectedTraffic
 from swanroam.ike.migrate import AddressPair, OvertakenError
 from swanroam.ike.vici import ViciClient
@@ -277,11 +278,12 @@ def test_a_migration_that_is_overtaken_ends_before_the_next_begins_and_is_not_re
     migration = Migration()
 
     async def run() -> list[object]:
-        host = local_host(Kernel(), tmp_path)
-        host._migration = migration  # type: ignore[assignment]
+        migrations = Migrations(migration, "swanroam")  # type: ignore[arg-type]
         (settings_of_peer,) = configuration(tmp_path).peers
         orders = [MigrateFilters(Pair(own, peer), data=True, control=True) for own in (a, b)]
-        return await asyncio.gather(*(host.migrate(settings_of_peer, order, ["data", "swanroam"]) for order in orders))
+        return await asyncio.gather(
+            *(migrations.move(settings_of_peer, order, ["data", "swanroam"]) for order in orders)
+        )
 
     assert asyncio.run(run()) == [None, FiltersEstablished(Pair(b, peer))]
     assert migration.moved[-2:] == [("data", str(b)), ("swanroam", str(b))]

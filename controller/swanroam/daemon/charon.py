@@ -17,6 +17,7 @@ from swanroam.config import PeerSettings
 from swanroam.daemon.controller import Controller, HostError
 from swanroam.daemon.leftovers import Leftovers
 from swanroam.daemon.peer import Peer
+from swanroam.daemon.restoring import Restoring
 from swanroam.daemon.translation import ANY_TRAFFIC, ProtectedTraffic
 from swanroam.ike.associations import ChildSa, IkeSa, Mode
 from swanroam.ike.messages import ViciError
@@ -49,6 +50,7 @@ class CharonWatch:
         self._controller = controller
         self._read_back = read_back
         self._leftovers = Leftovers(client)
+        self._restoring = Restoring()
         self.ike_sas_gone: Callable[[PeerSettings], Awaitable[None]] = _no_consequence
         """Called when charon has an IKE_SA with a peer no more, whoever ended it."""
         self._wake = asyncio.Event()
@@ -129,7 +131,10 @@ class CharonWatch:
                 self._controller.submit(peer, AssociationsRead(associations))
             if {association.ike_id for association in known} - {association.ike_id for association in associations}:
                 await self.ike_sas_gone(peer.settings)
-        await self._leftovers.look([peer.machine for peer in self._controller.peers.values()])
+        peers = tuple(self._controller.peers.values())
+        left = await self._leftovers.look([peer.machine for peer in peers])
+        for peer, pair in self._restoring.due(peers, left, asyncio.get_running_loop().time()):
+            self._controller.restore_filters(peer, pair)
 
     @staticmethod
     def _contradicted(peer: Peer, problems: list[str]) -> None:

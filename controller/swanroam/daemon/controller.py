@@ -47,6 +47,7 @@ from swanroam.protocol.events import (
     TimerExpired,
     UsageRead,
 )
+from swanroam.protocol.host_state import Pair
 from swanroam.protocol.messages import INSTANCE_SIZE, IPAddress, Message
 from swanroam.protocol.peer import PeerMachine
 
@@ -363,6 +364,11 @@ class Controller:
             case _:
                 peer.recorder.ordered(action)
                 self._start(peer, self._sockets.transfer(peer.settings, action))
+
+    def restore_filters(self, peer: Peer, pair: Pair) -> None:
+        """Makes anew what a charon that died had with a peer."""
+        peer.log.warning("filters_restored", detail=f"{pair}: charon has died, and has no IKE_SA with it any more")
+        self._carry_out(peer, EstablishFilters(pair, pair))
 
     def _start(self, peer: Peer, work: Awaitable[Event | None]) -> None:
         async def finish() -> None:

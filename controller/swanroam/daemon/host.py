@@ -7,7 +7,6 @@ addresses, routes and filters, and only then removes policies that are no longer
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AsyncExitStack
 from socket import AF_INET6, AddressFamily, if_nameindex
@@ -21,11 +20,13 @@ from swanroam.daemon.clearing import clear_host
 from swanroam.daemon.controller import HostError
 from swanroam.daemon.definitions import CachedDefinitions
 from swanroam.daemon.fallbacks import Fallbacks
+from swanroam.daemon.migrations import Migrations
+from swanroam.daemon.restoring import children_of
 from swanroam.daemon.sealing import Sealing
 from swanroam.daemon.translation import KernelState, carrier_settings
 from swanroam.ike.associations import IkeSa, list_ike_sas
 from swanroam.ike.messages import IkeError
-from swanroam.ike.migrate import AddressPair, Migrate, MigrateError, OvertakenError, clear_clones
+from swanroam.ike.migrate import AddressPair, Migrate, clear_clones
 from swanroam.ike.readback import read_back
 from swanroam.ike.renegotiate import PeerReplacedError, Renegotiate
 from swanroam.ike.vici import ViciClient
@@ -54,14 +55,6 @@ from swanroam.protocol.messages import IPAddress
 log = structlog.get_logger("swanroam")
 
 
-class _Orders:
-    """The calls of `migrate` for one peer: one works at a time, and the latest counts."""
-
-    def __init__(self) -> None:
-        self.turn = asyncio.Lock()
-        self.latest: MigrateFilters | None = None
-
-
 class LocalHost:
     """Use as `async with LocalHost(...)`. Changes of the kernel come one at a time; charon's work goes side by side."""
 
@@ -80,12 +73,12 @@ class LocalHost:
         self._releasing: set[tuple[str, IPAddress]] = set()
         self._clear: frozenset[Admitted] | None = None
         """What may come out of the carrier in clear, as last applied; None: only the kernel knows."""
-        self._migrating: dict[str, _Orders] = {}
         self.charon_changed: Callable[[], None] = lambda: None
         """Called after charon was made to change something of which it raises no event."""
         self._xfrm: XfrmSocket
         self._netlink: RouteSocket
         self._migration: Migrate
+        self._migrations: Migrations
         self._plane: CarrierPlane
         self._inner: InnerPlane
 
@@ -100,6 +93,7 @@ class LocalHost:
             self._stack.push_async_callback(self._definitions.close)
             self._xfrm = await self._stack.enter_async_context(XfrmSocket())
             self._migration = Migrate(self._client, self._xfrm)
+            self._migrations = Migrations(self._migration, control.child)
             netlink = self._netlink = await self._stack.enter_async_context(RouteSocket())
             self._plane = CarrierPlane(netlink, settings)
             self._inner = InnerPlane(netlink, settings)
@@ -145,7 +139,7 @@ class LocalHost:
 
     async def dismiss(self, peer: PeerSettings) -> None:
         """Takes away what is kept for a peer that has gone. Its IKE_SAs are charon's, and protect what still runs."""
-        self._migrating.pop(peer.identity, None)
+        self._migrations.forget(peer.identity)
         try:
             await clear_clones(self._xfrm, [peer.identity])
         except XfrmError as error:
@@ -277,8 +271,11 @@ class LocalHost:
         self, peer: PeerSettings, action: EstablishFilters, children: Collection[str], wanted: Callable[[], bool]
     ) -> Event:
         """Puts filters for a pair in place; the event tells how it went. Once not `wanted`, those of others stay."""
-        pair = action.pair
+        pair, control = action.pair, self._config.control.child
         try:
+            children = children_of(
+                peer, children, control, (await self._definitions.read()).connection(peer.connection)
+            )
             ike_sa = await self._filters.establish(peer.connection, peer.identity, pair.local, pair.remote, children)
         except PeerReplacedError as error:
             log.warning("peer_ended_old_filters", peer=peer.name, detail=str(error))
@@ -316,34 +313,11 @@ class LocalHost:
             log.warning("old_control_child_not_ended", peer=peer.name, error=str(error))
 
     async def migrate(self, peer: PeerSettings, action: MigrateFilters, children: Collection[str]) -> Event | None:
-        """Moves existing filters to a pair; the event tells how it went.
-
-        None when another call for the peer came meanwhile: two at a time would pull charon hither and thither.
-        """
-        control = self._config.control.child
-        pair = AddressPair(action.pair.local, action.pair.remote)
-        orders = self._migrating.setdefault(peer.identity, _Orders())
-        orders.latest = action
+        """Moves existing filters to a pair; the event tells how it went. None when another order came meanwhile."""
         try:
-            async with orders.turn:
-                if pair.local.version == 6:
-                    await _require_source(pair)
-                await self._migration.move(
-                    peer.connection,
-                    peer.identity,
-                    pair,
-                    data=sorted(set(children) - {control}) if action.data else [],
-                    control=[control] if action.control else [],
-                    wanted=lambda: orders.latest is action,
-                )
-        except OvertakenError as error:
-            log.debug("migration_overtaken", peer=peer.name, detail=str(error))
-            return None
-        except (IkeError, XfrmError, RouteSocketError) as error:
-            return FiltersFailed(action.pair, str(error)) if orders.latest is action else None
+            return await self._migrations.move(peer, action, children)
         finally:
             self.charon_changed()
-        return FiltersEstablished(action.pair) if orders.latest is action else None
 
     async def unload_unused(self, peer: PeerSettings) -> None:
         """Unloads what was loaded for IKE_SAs that are no more: the peer may have ended them."""
@@ -376,20 +350,6 @@ class LocalHost:
         finally:
             self._releasing.discard(order)
         return FiltersReleased(action.address)
-
-
-async def _require_source(pair: AddressPair) -> None:
-    """For IPv6 the policy for carried packets has no device, so what has no source yet must not get an old one.
-
-    Raises MigrateError, RouteSocketError.
-    """
-    async with RouteSocket() as netlink:
-        source = await netlink.source_towards(pair.remote)
-    if source is not None and source != pair.local:
-        raise MigrateError(
-            f"the routing gives packets to {pair.remote} the source {source} and not {pair.local}; new connections "
-            "would leave in clear: make it prefer the new address, or use filters: renegotiate"
-        )
 
 
 def _clear(admitted: Iterable[Admitted]) -> frozenset[Admitted]:

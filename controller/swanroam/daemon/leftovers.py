@@ -10,12 +10,12 @@ a charon that lives, or of somebody who knows why.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 
 import structlog
 
 from swanroam.daemon.controller import HostError
-from swanroam.ike.orphans import Ends, Orphan, find_orphans, remove_orphans
+from swanroam.ike.orphans import Ends, Orphans, find_orphans, remove_orphans
 from swanroam.ike.vici import ViciClient
 from swanroam.kernel.xfrm.errors import XfrmError
 from swanroam.kernel.xfrm.socket import XfrmSocket
@@ -34,7 +34,7 @@ class Leftovers:
 
     def __init__(self, client: ViciClient) -> None:
         self._client = client
-        self._left: set[Orphan] | None = set()
+        self._left: Orphans | None = {}
         """What may have to go; None: to be looked for."""
         self._known: set[Ends] = set()
         """Pairs of addresses that were ours to look after since then."""
@@ -45,22 +45,25 @@ class Leftovers:
         """It may be another process than before."""
         self._left = None
 
-    async def look(self, machines: Iterable[PeerMachine]) -> None:
-        """Takes away what serves nobody any more. Raises HostError, ViciError."""
+    async def look(self, machines: Iterable[PeerMachine]) -> Set[Ends]:
+        """Takes away what serves nobody any more. Returns between which addresses something is left. Raises HostError,
+        ViciError.
+        """
         try:
             if self._left is None:
                 async with XfrmSocket() as xfrm:
-                    self._left = set(await find_orphans(self._client, xfrm))
+                    self._left = await find_orphans(self._client, xfrm)
                 self._known.clear()
                 self._replaced.clear()
             if self._left and (due := self._due(list(machines), asyncio.get_running_loop().time())):
                 await self._remove(due)
         except XfrmError as error:
             raise HostError(str(error)) from error
+        return set(self._left.values())
 
     def _due(self, machines: Iterable[PeerMachine], now: float) -> set[Ends]:
         """The pairs whose leftovers may go."""
-        in_use = {ends for machine in machines for ends in _in_use(machine)}
+        in_use = {ends for machine in machines for ends in used_ends(machine)}
         self._known |= in_use
         complete = {ends for machine in machines if (ends := _complete(machine))}
         self._replaced = {ends: self._replaced.get(ends, now) for ends in complete}
@@ -73,7 +76,7 @@ class Leftovers:
             present = await find_orphans(self._client, xfrm)
             chosen = {orphan for orphan in self._left if present.get(orphan) in due}
             await remove_orphans(xfrm, chosen)
-        self._left = (self._left & present.keys()) - chosen
+        self._left = {orphan: ends for orphan, ends in self._left.items() if orphan in present.keys() - chosen}
         for orphan in chosen:
             log.info("leftover_of_charon_removed", what=str(orphan))
 
@@ -82,7 +85,8 @@ def _ends(pair: Pair) -> Ends:
     return frozenset((pair.local, pair.remote))
 
 
-def _in_use(machine: PeerMachine) -> set[Ends]:
+def used_ends(machine: PeerMachine) -> set[Ends]:
+    """Between which addresses there may be SAs with a peer that are needed."""
     own, peer = machine.own, machine.peer
     if not machine.managed or own is None or peer is None:
         return set()
