@@ -48,7 +48,10 @@ def kept_of(
     keys: tuple[Key, ...], refusals: Mapping[int, Refusal], owners: Mapping[int, tuple[str, ...]] | None = None
 ) -> tuple[Kept, ...]:
     for index, refusal in sorted(refusals.items()):
-        log.debug("socket_kept", socket=str(keys[index]), reason=str(refusal))
+        if refusal.reason is Reason.LOST:
+            log.error("socket_lost", socket=str(keys[index]), reason=str(refusal))
+        else:
+            log.debug("socket_kept", socket=str(keys[index]), reason=str(refusal))
     return tuple(
         Kept(keys[index], OBSTACLES[refusal.reason], str(refusal), (owners or {}).get(index, ()))
         for index, refusal in sorted(refusals.items())

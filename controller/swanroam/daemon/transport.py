@@ -371,10 +371,12 @@ class LocalSockets:
             return
         number = self._mover.number()
         entries = self._entries.between(old, new, keys)
-        await self._mover.ask(self._stop_order(number, entries), Stopped)
-        await self._mover.ask(Rebuild(number, {}), Rebuilt)
-        await self._mover.ask(Go(number), Gone)
-        log.debug("datagram_sockets_moved", peer=owner, old=str(old), new=str(new), sockets=len(keys))
+        stopped = await self._mover.ask(self._stop_order(number, entries), Stopped)
+        rebuilt = await self._mover.ask(Rebuild(number, {}), Rebuilt)
+        gone = await self._mover.ask(Go(number), Gone)
+        kept = kept_of(keys, dict(stopped.refusals) | dict(rebuilt.refusals) | dict(gone.refusals))
+        moved = len(keys) - len(kept)
+        log.debug("datagram_sockets_moved", peer=owner, old=str(old), new=str(new), sockets=moved)
 
     # --- inside -------------------------------------------------------------------------------------------------
 
