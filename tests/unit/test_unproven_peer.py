@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from swanroam.protocol.events import Fact, FiltersEstablished, MigrateFilters
+from swanroam.protocol.events import Fact, FiltersEstablished, MigrateFilters, ReadUsage, UsageRead
 from swanroam.protocol.host_state import Pair
 from swanroam.protocol.messages import (
     HANDOVER_SIZE,
@@ -31,6 +31,7 @@ from swanroam.protocol.transfer import (
     InspectSockets,
     Key,
     LetGo,
+    MoveSockets,
     RebuildSockets,
     SocketsInspected,
     SocketsLetGo,
@@ -195,6 +196,29 @@ def test_a_host_that_moves_leads_no_socket_to_a_peer_that_is_not_proven():
     actions += host.associate(Pair(P, A), Pair(Q, B))
     assert not found(actions, FindSockets)
     assert {search.new for search in found(host.receive(path_response(challenged)), FindSockets)} == {Pair(Q, B)}
+
+
+def test_no_socket_is_taken_apart_while_those_on_an_old_address_are_counted():
+    """It would be missing in the count, and the filters that it may have to return to would go."""
+    # host  moves from P to Q, and is about to release P; the other host has moved from A to B, and its sockets follow
+    host = Driver(SETTINGS)
+    host.addresses(P)
+    host.receive(answer(only(sent(host.associate(Pair(P, A)), AddressChange))))
+    host.receive(change(1, A))
+    host.receive(answer(only(sent(host.addresses(Q), AddressChange))))
+    host.receive(path_response(only(sent(host.receive(change(2, B, A)), Acknowledgment))))
+    host.feed(FiltersEstablished(Pair(Q, B)))
+    host.associate(Pair(P, A), Pair(Q, B))
+    asked = replace(PREPARE, old=(A, Q), new=(B, Q))
+    host.receive(asked)
+    host.feed(SocketsInspected(asked.transfer, ()))
+    while not (counted := found(host.wait(1), ReadUsage)):
+        assert host.now < 200
+    move, end = (replace(asked, stage=stage) for stage in (TransferStage.MOVE, TransferStage.FINISH))
+    assert not host.receive(move)
+    assert not host.receive(end)
+    host.feed(UsageRead(only(counted).address, 1))
+    assert only(found(host.receive(move), MoveSockets)).old == Pair(Q, A)
 
 
 def test_a_reply_about_filters_of_an_overtaken_move_moves_nothing():

@@ -53,6 +53,7 @@ from swanroam.protocol.messages import (
     PathResponse,
     TransferReply,
     TransferRequest,
+    TransferStage,
 )
 from swanroam.protocol.mobile import Mobile
 from swanroam.protocol.retransmission import Retransmission
@@ -329,6 +330,8 @@ class PeerMachine:
         half, own = self.correspondent, self.own
         if own is None or half.binding is None:
             return [Report(Fact.UNEXPECTED_MESSAGE, "a transfer request before any registration")]
+        if self.mobile.counting and message.stage is not TransferStage.PREPARE:
+            return []  # what is taken apart now would be missing in the count; it will ask again
         newest = message.sequence == half.last_sequence
         return self.transfers.requested(message, own, half.binding, now, answerable=half.answerable, newest=newest)
 
