@@ -307,3 +307,18 @@ def test_what_cannot_go_back_stays_locked_at_the_old_pair() -> None:
         assert await ends.pairs() == ({Pair(A, P)}, {Pair(P, B)})
 
     with_ends(scenario)
+
+
+def test_who_has_a_socket_is_told_before_there_is_anywhere_to_go_and_after() -> None:
+    """By the mover: the daemon may not look into processes of others."""
+
+    async def scenario(ends: Ends) -> None:
+        here = Pair(A, P)
+        for new in (here, Pair(B, P)):
+            (candidate,) = [one for one in await ends.leader.candidates(here, new) if one.key == ends.key]
+            assert candidate.kept is None
+            assert len(candidate.owners) == 1
+            assert candidate.owners[0].endswith(f"/{ends.client.pid}")
+            assert (await ends.leader.owners(here, new))[ends.key] == candidate.owners
+
+    with_ends(scenario)

@@ -1,11 +1,8 @@
 """Sockets as the running kernel lists them, and the processes that own them."""
 
-import asyncio
 import dataclasses
 import os
 import socket
-import subprocess
-import sys
 from contextlib import ExitStack
 from ipaddress import ip_address
 from pathlib import Path
@@ -14,11 +11,9 @@ import pytest
 
 from kernel.fresh_namespace import in_fresh_namespace, ip, until_local
 from swanroam.kernel import sock_diag
-from swanroam.kernel import sockets as sockets_module
 from swanroam.kernel.sock_diag import Condition
 from swanroam.kernel.sockets import (
     IPAddress,
-    Owner,
     SocketDiagError,
     SocketEnds,
     SocketGone,
@@ -27,7 +22,6 @@ from swanroam.kernel.sockets import (
     SocketState,
     automatic_ports,
     destroy,
-    owners,
     sockets_on,
 )
 
@@ -357,50 +351,3 @@ def test_kernel_without_the_module_is_named_with_the_remedy(monkeypatch: pytest.
             await sockets_on()
 
     in_fresh_namespace(run)
-
-
-def test_owners_are_all_processes_that_have_the_socket_open() -> None:
-    async def run() -> None:
-        await two_addresses()
-        with Sockets() as opened:
-            sock = opened.udp("192.0.2.1", 5000)
-            other = opened.udp("192.0.2.1", 5001)
-            child = subprocess.Popen(
-                [sys.executable, "-c", "import sys; print('up', flush=True); sys.stdin.read()"],
-                pass_fds=[sock.fileno()],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-            )
-            try:
-                assert child.stdout is not None
-                assert child.stdout.readline() == b"up\n"
-                found = await owners([inode_of(sock), inode_of(other), 0, 4294967295])
-                own = Owner(os.getpid(), Path("/proc/self/comm").read_text().rstrip("\n"))
-                theirs = Owner(child.pid, Path(f"/proc/{child.pid}/comm").read_text().rstrip("\n"))
-                assert found == {
-                    inode_of(sock): tuple(sorted((own, theirs), key=lambda owner: owner.pid)),
-                    inode_of(other): (own,),
-                }
-            finally:
-                child.communicate()
-
-    in_fresh_namespace(run)
-
-
-def test_owners_of_nothing_reads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sockets_module, "_scan_processes", None)
-    assert asyncio.run(owners([0])) == {}
-
-
-def test_processes_that_vanish_or_forbid_it_are_passed_over(tmp_path: Path) -> None:
-    (tmp_path / "1" / "fd").mkdir(parents=True)
-    (tmp_path / "1" / "fd" / "3").symlink_to("socket:[77]")
-    (tmp_path / "1" / "comm").write_text("init\n")
-    (tmp_path / "2").mkdir()  # gone: no fd
-    (tmp_path / "3" / "fd").mkdir(parents=True)
-    (tmp_path / "3" / "fd" / "0").write_text("")  # no link
-    (tmp_path / "4" / "fd").mkdir(parents=True)
-    (tmp_path / "4" / "fd" / "9").symlink_to("socket:[77]")  # gone before its name was read
-    (tmp_path / "self").mkdir()
-
-    assert sockets_module._scan_processes(frozenset({77}), tmp_path) == {77: (Owner(1, "init"),)}

@@ -2,7 +2,10 @@
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
+
+from vici.exception import CommandException
 
 from lab.host import Host
 from lab.ike_config import CONTROL, DATA
@@ -145,14 +148,14 @@ def rekey_all(host: Host) -> None:
 
 
 def begin_rekeys(host: Host) -> None:
-    """Have charon begin to rekey every CHILD_SA and every IKE_SA of a host; returns at once."""
+    """Have charon begin to rekey every CHILD_SA and every IKE_SA of a host; returns at once. One may end meanwhile."""
     sas = host.charon.sas()
+    chosen = [{"child-id": child["uniqueid"]} for sa in sas for child in sa["child-sas"].values()]
+    chosen += [{"ike-id": sa["uniqueid"]} for sa in sas]
     with host.charon.session() as session:
-        for sa in sas:
-            for child in sa["child-sas"].values():
-                session.rekey({"child-id": child["uniqueid"]})
-        for sa in sas:
-            session.rekey({"ike-id": sa["uniqueid"]})
+        for what in chosen:
+            with suppress(CommandException):
+                session.rekey(what)
 
 
 def rekey_child(host: Host, child: dict[str, Any]) -> None:

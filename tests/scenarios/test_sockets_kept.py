@@ -1,5 +1,7 @@
 """Sockets that are to stay, or cannot move: they work on over the carrier, are listed, and are ended in the end."""
 
+import json
+
 import pytest
 
 from lab.addressing import Family
@@ -34,6 +36,9 @@ def test_excluded_and_bound_sockets_stay_and_are_ended_with_a_reset(lab: Lab) ->
         bound = lab.traffic.tcp_idle(mobile, correspondent, source_port=SOURCE_PORT)
         stay = {one.client.local_port for one in connections(mobile, correspondent)} - moving
         assert len(stay) == 3
+        before = would_move(mobile)
+        assert {port for port, moves in before.items() if moves == "yes"} >= moving
+        assert {port for port, moves in before.items() if moves in ("no", "perhaps")} == stay
 
         mobile.move_to("net-b", soft=True, overlap=0.3)
         story.wait_transport()
@@ -41,6 +46,8 @@ def test_excluded_and_bound_sockets_stay_and_are_ended_with_a_reset(lab: Lab) ->
         reasons = listed(mobile)
         print(f"listed: {reasons}")
         assert reasons.keys() == stay
+        carried = mobile.status()["peers"][0]["sockets"]
+        assert all(entry["owners"] for entry in carried), carried
         for reason in (f"port {KEPT_PORT}", "redis-cli/", "bound it to the old address"):
             assert sum(reason in text for text in reasons.values()) == 1, reason
         client.ask("PING", "^PONG$")
@@ -78,6 +85,13 @@ def assert_ended_with_a_reset(connection: TcpRequests) -> None:
     assert error.startswith(("ConnectionAbortedError", "ConnectionResetError", "BrokenPipeError")), error
     connection.client.wait()
     connection.server.kill()
+
+
+def would_move(host: Host) -> dict[int, str]:
+    """What `swanroam sockets` says of each connection, by its own port."""
+    done = host.controller.command("sockets", "--json", "--config", str(host.controller.config_file))
+    (peer,) = json.loads(done.stdout)["peers"]
+    return {int(entry["local"].rpartition(":")[2]): entry["moves"] for entry in peer["sockets"]}
 
 
 def test_one_host_that_keeps_its_sockets_is_enough(lab: Lab) -> None:

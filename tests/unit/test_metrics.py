@@ -52,7 +52,9 @@ class Scraped:
         self.channel = ControlChannel(control.address, control.port, 0, lambda sender: "", lambda sender, message: "")
         follower = AddressFollower(config.addresses, stage.controller)
         self.reloading = Reloading(Path("/nowhere"), config, stage.controller.counts, _nothing_adopted)
-        status = Status(stage.controller, self.charon, follower, self.channel, _dropped, self.reloading, stage.history)
+        status = Status(
+            stage.controller, self.charon, follower, self.channel, _dropped, _no_owners, self.reloading, stage.history
+        )
         self._readings = Readings(stage.controller, self.charon, self.channel, status, _dropped, self.reloading)
 
     async def reading(self) -> Reading:
@@ -81,6 +83,10 @@ async def _nothing_read() -> tuple[tuple[()], dict[int, list[str]]]:
 
 async def _nothing_adopted(old: Config, new: Config) -> None:
     pass
+
+
+async def _no_owners(old: Pair, new: Pair) -> dict[Key, tuple[str, ...]]:
+    return {}
 
 
 async def _dropped() -> dict[str, int]:

@@ -29,6 +29,7 @@ from swanroam.protocol.authorisation import Ground
 from swanroam.protocol.events import AddressesRead, Association, AssociationsRead
 from swanroam.protocol.host_state import Pair
 from swanroam.protocol.messages import Verdict
+from swanroam.protocol.transfer import Key
 from unit.fake_host import A, B, FakeHost, P, Q, Stage, on_stage
 
 
@@ -37,6 +38,10 @@ async def _nothing_read() -> tuple[tuple[IkeSa, ...], dict[int, list[str]]]:
 
 
 async def _nothing_dropped() -> dict[str, int]:
+    return {}
+
+
+async def _nobody_has_any(old: Pair, new: Pair) -> dict[Key, tuple[str, ...]]:
     return {}
 
 
@@ -69,7 +74,14 @@ class View:
         follower = AddressFollower(config.addresses, controller)
         self.reloading = AtWork(Path("/etc/swanroam/swanroam.yaml"), config, controller.counts, _nothing_adopted)
         self.status = Status(
-            controller, self.charon, follower, self.channel, _nothing_dropped, self.reloading, stage.history
+            controller,
+            self.charon,
+            follower,
+            self.channel,
+            _nothing_dropped,
+            _nobody_has_any,
+            self.reloading,
+            stage.history,
         )
 
     async def document(self) -> dict[str, Any]:

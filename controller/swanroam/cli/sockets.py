@@ -38,7 +38,7 @@ def render(document: dict[str, Any]) -> str:
     for peer in document["peers"]:
         lines += [*([""] if lines else []), f"{peer['name']}: {_summary(peer['sockets'])}"]
         for socket in sorted(peer["sockets"], key=lambda socket: list(_WORDS).index(socket["moves"])):
-            owners = ", ".join(socket["owners"]) or "no process"
+            owners = ", ".join(socket["owners"]) or "no process found"
             where = f"{socket['protocol']} {socket['local']} - {socket['remote']} {socket['state']} ({owners})"
             lines += wrapped(f"  {_WORDS[socket['moves']]:<8} {where}", " " * 11)
             if socket["reason"]:

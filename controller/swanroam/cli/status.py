@@ -167,7 +167,7 @@ def _sockets(peer: dict[str, Any]) -> list[str]:
     if parts:
         lines += labelled("sockets", "; ".join(parts))
     for entry in peer["sockets"]:
-        owners = ", ".join(entry["owners"]) or "no process"
+        owners = ", ".join(entry["owners"]) or "no process found"
         where = f"{entry['local']} - {entry['remote']}"
         stays = f": {entry['stays']}" if entry["stays"] else ""
         lines += labelled("on carrier", f"{entry['protocol']} {where} {entry['state']} ({owners}){stays}")

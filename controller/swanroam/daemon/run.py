@@ -218,6 +218,7 @@ class _Daemon:
             self._follower,
             self._channel,
             host.carrier_drops,
+            self._sockets.owners,
             self._reloading,
             self._history,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any
 
 from swanroam import __version__
@@ -15,6 +15,7 @@ from swanroam.daemon.controller import Controller
 from swanroam.daemon.peer import Peer
 from swanroam.daemon.peer_state import PeerState, peer_state
 from swanroam.daemon.reload import Reloading
+from swanroam.daemon.socket_names import key_of
 from swanroam.daemon.socket_places import connected
 from swanroam.daemon.socket_report import endpoint
 from swanroam.daemon.status_document import (
@@ -27,14 +28,17 @@ from swanroam.daemon.status_document import (
     StatusDocument,
 )
 from swanroam.history.store import HistoryFile
-from swanroam.kernel.sockets import SocketDiagError, SocketInUse, SocketProtocol, owners, sockets_on
+from swanroam.kernel.sockets import SocketDiagError, SocketProtocol, sockets_on
 from swanroam.protocol.binding import Binding
 from swanroam.protocol.events import Fact
 from swanroam.protocol.handover import Handover, Result
 from swanroam.protocol.host_state import Carried, Pair
 from swanroam.protocol.messages import IPAddress
 from swanroam.protocol.peer import PeerMachine
-from swanroam.protocol.transfer import Tally
+from swanroam.protocol.transfer import Key
+
+Owners = Callable[[Pair, Pair], Awaitable[Mapping[Key, tuple[str, ...]]]]
+"""Programs that have the sockets of an address pair, which go to the other pair if they can."""
 
 
 class Status:
@@ -47,6 +51,7 @@ class Status:
         addresses: AddressFollower,
         channel: ControlChannel,
         carrier_drops: Callable[[], Awaitable[dict[str, int]]],
+        owners: Owners,
         reloading: Reloading,
         history: HistoryFile,
     ) -> None:
@@ -55,6 +60,7 @@ class Status:
         self._addresses = addresses
         self._channel = channel
         self._carrier_drops = carrier_drops
+        self._owners = owners
         self._reloading = reloading
         self._history = history
         self._started = asyncio.get_running_loop().time()
@@ -165,11 +171,32 @@ class Status:
                 "moving": machine.transfers.busy,
             },
             "connections": None,
-            "sockets": await _sockets(carried, machine.transfers.tally),
+            "sockets": await self._sockets(carried, machine),
             "handover": _handover(mobile.handover, now),
             "peer_handover": _handover(correspondent.handover, now),
             "history": [_described(handover, now) for handover in peer.history],
         }
+
+    async def _sockets(self, carried: Collection[Carried], machine: PeerMachine) -> list[SocketDocument]:
+        pairs = {entry.inner for entry in carried if not entry.control_only}
+        kept, current = machine.transfers.tally.kept, machine.pair
+        found: list[SocketDocument] = []
+        for pair in sorted(pairs):
+            present = await sockets_on(pair.local, pair.remote)
+            owners = await self._owners(pair, current) if present and current is not None else {}
+            for entry in present:
+                why = kept.get((pair, key_of(entry)))
+                found.append(
+                    {
+                        "protocol": entry.protocol.name.lower(),
+                        "state": entry.state.name,
+                        "local": endpoint(entry.local, entry.local_port),
+                        "remote": endpoint(entry.remote, entry.remote_port),
+                        "owners": list(owners.get(key_of(entry), ())),
+                        "stays": "" if why is None else why.detail or why.obstacle.name.lower(),
+                    }
+                )
+        return found
 
 
 def _state(peer: Peer) -> str:
@@ -249,33 +276,6 @@ def _why_unmanaged(peer: Peer, control: str) -> str:
 
 def _has_control(machine: PeerMachine) -> bool:
     return any(association.control for association in machine.associations)
-
-
-async def _sockets(carried: Collection[Carried], tally: Tally) -> list[SocketDocument]:
-    pairs = {entry.inner for entry in carried if not entry.control_only}
-    found: list[SocketInUse] = []
-    for pair in sorted(pairs):
-        found += await sockets_on(pair.local, pair.remote)
-    if not found:
-        return []
-    kept = {
-        (pair, key.transport.name, key.port, key.remote_port): entry.detail or entry.obstacle.name.lower()
-        for (pair, key), entry in tally.kept.items()
-    }
-    by_inode = await owners({entry.inode for entry in found})
-    return [
-        {
-            "protocol": entry.protocol.name.lower(),
-            "state": entry.state.name,
-            "local": endpoint(entry.local, entry.local_port),
-            "remote": endpoint(entry.remote, entry.remote_port),
-            "owners": [f"{owner.command}/{owner.pid}" for owner in by_inode.get(entry.inode, ())],
-            "stays": kept.get(
-                (Pair(entry.local, entry.remote), entry.protocol.name, entry.local_port, entry.remote_port), ""
-            ),
-        }
-        for entry in found
-    ]
 
 
 async def _connections(pair: Pair | None) -> ConnectionsDocument | None:

@@ -168,7 +168,11 @@ async def _sockets_of(
     with SocketDiag() as diag:
         result = await _connected(diag, dict(enumerate(entries)), Place.OLD)
         found.update(dict.fromkeys(result, Place.OLD))
-        streams = {index: entries[index] for index in result if entries[index].protocol is SocketProtocol.TCP}
+        streams = {
+            index: entry
+            for index, entry in enumerate(entries)
+            if index in result and entry.protocol is SocketProtocol.TCP and entry.leads_elsewhere
+        }
         taken.update(await _connected(diag, streams, Place.NEW))
         missing = {index: entry for index, entry in enumerate(entries) if index not in result}
         moved = await _connected(diag, missing, Place.NEW)

@@ -116,6 +116,11 @@ class Entry:
             interface=0,
         )
 
+    @property
+    def leads_elsewhere(self) -> bool:
+        """Old and new addresses differ; who only asks what could move may not know where to yet."""
+        return self.ends(Place.OLD) != self.ends(Place.NEW)
+
     def ends(self, place: Place) -> tuple[IPAddress, int, IPAddress, int]:
         """Own address and port, the peer's address and port: where it is to go (Place.NEW), or where it is."""
         if place is Place.NEW:
