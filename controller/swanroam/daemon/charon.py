@@ -15,6 +15,7 @@ import structlog
 
 from swanroam.config import PeerSettings
 from swanroam.daemon.controller import Controller, HostError
+from swanroam.daemon.doubles import lost_by_peer
 from swanroam.daemon.leftovers import Leftovers
 from swanroam.daemon.peer import Peer
 from swanroam.daemon.restoring import Restoring
@@ -23,7 +24,7 @@ from swanroam.ike.associations import ChildSa, IkeSa, Mode
 from swanroam.ike.messages import ViciError
 from swanroam.ike.selectors import ANY_PORT, TrafficSelector
 from swanroam.ike.vici import ViciClient, ViciConnected, ViciDisconnected
-from swanroam.protocol.events import Association, AssociationsRead
+from swanroam.protocol.events import Association, AssociationsRead, EstablishFilters
 from swanroam.protocol.handover import Step
 from swanroam.protocol.host_state import Pair
 
@@ -113,6 +114,8 @@ class CharonWatch:
         for identity, peer in tuple(self._controller.peers.items()):
             of_peer = [ike_sa for ike_sa in ike_sas if ike_sa.remote.identity == identity]
             self._learn(peer, of_peer)
+            for ike_sa in lost_by_peer(of_peer):
+                self._controller.end_lost(peer, ike_sa)
             lacking = {ike_sa.unique_id: contradictions.get(ike_sa.unique_id, []) for ike_sa in of_peer}
             self._contradicted(peer, [problem for problems in lacking.values() for problem in problems])
             associations = tuple(
@@ -134,7 +137,8 @@ class CharonWatch:
         peers = tuple(self._controller.peers.values())
         left = await self._leftovers.look([peer.machine for peer in peers])
         for peer, pair in self._restoring.due(peers, left, asyncio.get_running_loop().time()):
-            self._controller.restore_filters(peer, pair)
+            peer.log.warning("filters_restored", detail=f"{pair}: charon died, and has no IKE_SA with it any more")
+            self._controller.carry_out(peer, EstablishFilters(pair, pair))
 
     @staticmethod
     def _contradicted(peer: Peer, problems: list[str]) -> None:

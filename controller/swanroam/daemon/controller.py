@@ -28,6 +28,7 @@ from swanroam.daemon.translation import (
     carrier_settings,
     kernel_state,
 )
+from swanroam.ike.associations import IkeSa
 from swanroam.protocol.authorisation import Surroundings
 from swanroam.protocol.events import (
     Action,
@@ -47,7 +48,6 @@ from swanroam.protocol.events import (
     TimerExpired,
     UsageRead,
 )
-from swanroam.protocol.host_state import Pair
 from swanroam.protocol.messages import INSTANCE_SIZE, IPAddress, Message
 from swanroam.protocol.peer import PeerMachine
 
@@ -277,7 +277,7 @@ class Controller:
             if changed:
                 actions += peer.feed(StateApplied(), loop.time())
         for action in actions:
-            self._carry_out(peer, action)
+            self.carry_out(peer, action)
         if peer.trouble is not None and peer.trouble.fact is Fact.FILTERS_FAILED and _complete(peer.machine):
             peer.reports.trouble = None
         self._set_timer(peer)
@@ -335,7 +335,8 @@ class Controller:
     def _snapshots(self) -> dict[str, dict[str, Any]]:
         return self._stored | {identity: peer.machine.snapshot() for identity, peer in self.peers.items()}
 
-    def _carry_out(self, peer: Peer, action: Action) -> None:
+    def carry_out(self, peer: Peer, action: Action) -> None:
+        """Does, or begins, what a peer's machine orders, or the watch over charon in its place."""
         match action:
             case Send(message):
                 self.counts.message_sent(action)
@@ -365,10 +366,9 @@ class Controller:
                 peer.recorder.ordered(action)
                 self._start(peer, self._sockets.transfer(peer.settings, action))
 
-    def restore_filters(self, peer: Peer, pair: Pair) -> None:
-        """Makes anew what a charon that died had with a peer."""
-        peer.log.warning("filters_restored", detail=f"{pair}: charon has died, and has no IKE_SA with it any more")
-        self._carry_out(peer, EstablishFilters(pair, pair))
+    def end_lost(self, peer: Peer, ike_sa: IkeSa) -> None:
+        """Ends an IKE_SA of which the peer has nothing any more."""
+        self._start(peer, self._host.end_lost(peer.settings, ike_sa))
 
     def _start(self, peer: Peer, work: Awaitable[Event | None]) -> None:
         async def finish() -> None:

@@ -71,6 +71,7 @@ class LocalHost:
         self._stack = AsyncExitStack()
         self._inherited = True
         self._releasing: set[tuple[str, IPAddress]] = set()
+        self._ending: set[int] = set()
         self._clear: frozenset[Admitted] | None = None
         """What may come out of the carrier in clear, as last applied; None: only the kernel knows."""
         self.charon_changed: Callable[[], None] = lambda: None
@@ -318,6 +319,19 @@ class LocalHost:
             return await self._migrations.move(peer, action, children)
         finally:
             self.charon_changed()
+
+    async def end_lost(self, peer: PeerSettings, ike_sa: IkeSa) -> None:
+        """Ends an IKE_SA of which the peer has nothing any more; it can't be asked, so this takes a while."""
+        if ike_sa.unique_id in self._ending:
+            return
+        self._ending.add(ike_sa.unique_id)
+        log.info("lost_ike_sa_ended", peer=peer.name, ike_id=ike_sa.unique_id, detail="the peer has made another one")
+        try:
+            await self._filters.release(ike_sa.unique_id)
+        except IkeError as error:
+            log.warning("filters_not_released", peer=peer.name, address=str(ike_sa.local.host), error=str(error))
+        finally:
+            self._ending.discard(ike_sa.unique_id)
 
     async def unload_unused(self, peer: PeerSettings) -> None:
         """Unloads what was loaded for IKE_SAs that are no more: the peer may have ended them."""
