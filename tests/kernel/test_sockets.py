@@ -1,4 +1,4 @@
-"""Sockets as the running kernel lists them, and the processes that own them."""
+"""Sockets as the running kernel lists them."""
 
 import dataclasses
 import os

@@ -27,10 +27,11 @@ from kernel.transport_hosts import (
     receive,
     to_network,
 )
-from swanroam.kernel.sock_diag import SocketState
-from swanroam.transport import connection, repair
+from swanroam.kernel.sock_diag import SocketProtocol, SocketState
+from swanroam.transport import connection, moving, repair
 from swanroam.transport.binding import Steering
 from swanroam.transport.image import Reason, Refused, SignatureKey
+from swanroam.transport.orders import Entry
 from swanroam.transport.signature import add_key, decode_keys
 
 pytestmark = pytest.mark.kernel
@@ -861,3 +862,20 @@ def test_sequence_numbers_may_wrap(hosts: Hosts) -> None:
     assert len(images[1].received) + len(images[0].unacknowledged) >= 500
     assert receive(server.sock, 500) == said[100:]
     exchange(client, server)
+
+
+def test_a_connection_that_is_given_up_leaves_its_program_an_ordinary_closed_socket(hosts: Hosts) -> None:
+    client, _ = hosts.connect()
+    reuse_address = client.sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
+    now = client.addresses
+    entry = Entry(SocketProtocol.TCP, now.local, now.local_port, now.remote, now.remote_port, mobile("b"), now.remote)
+    with hosts.locked():
+        image = connection.take(client.held)
+        repair.enter(client.held)
+        client.held.setsockopt(socket.SOL_SOCKET, repair.SO_BINDTOIFINDEX, 1)
+        moving.abandon(entry, client.held, image, reuse_address)
+    assert client.sock.getsockopt(TCP, repair.TCP_REPAIR) == 0
+    assert client.sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR) == reuse_address
+    assert client.sock.getsockopt(socket.SOL_SOCKET, repair.SO_BINDTOIFINDEX) == 0
+    with pytest.raises(ConnectionAbortedError):
+        client.sock.recv(1)

@@ -91,7 +91,7 @@ def test_a_handover_goes_on_while_the_configuration_changes(make_lab: Callable[.
     # What can't be taken over changes nothing, and is told by whatever way the file is read.
     elsewhere = {"peers": first, "identity": "elsewhere.example.org"}
     refused = reload(correspondent, elsewhere)
-    assert refused.status == 1
+    assert refused.status == 11
     assert "identity: correspondent.example.org -> elsewhere.example.org: needs a restart" in refused.stderr
     wrong = {"peers": first, "timing": {"refrech": "30s"}}
     assert reload(correspondent, wrong).status == 3

@@ -472,7 +472,7 @@ def test_reload_says_what_has_changed(
     ("ground", "status", "remedy"),
     [
         ("file", Exit.CONFIGURATION, "mend the file, then: swanroam reload"),
-        ("restart", Exit.FAILED, "systemctl restart swanroam"),
+        ("restart", Exit.RESTART, "systemctl restart swanroam"),
         ("host", Exit.FAILED, "do that, then: swanroam reload"),
     ],
 )

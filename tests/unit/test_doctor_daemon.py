@@ -158,9 +158,10 @@ def test_a_file_that_is_not_at_work_is_told(tmp_path: Path, wrong: list[str], ev
 
 
 def test_a_daemon_that_reads_another_file_is_told(tmp_path: Path) -> None:
-    document = status(identity="other.example.org")
+    document = status()
+    document["configuration"]["file"] = "/etc/other.yaml"
     finding = only(daemon.status_findings(healthy(tmp_path, api=Api(document))))
-    assert "it reads /etc/swanroam/swanroam.yaml" in finding.evidence
+    assert "the daemon reads /etc/other.yaml" in finding.evidence
 
 
 # --- processes --------------------------------------------------------------------------------------------------------

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Collection
 from dataclasses import replace
+from ipaddress import ip_address
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from swanroam.daemon.restoring import LONGEST_PAUSE, PATIENCE, Restoring, children_of
+from swanroam.config import PeerSettings
+from swanroam.daemon.restoring import AT_A_TIME, LONGEST_PAUSE, PATIENCE, Restoring, children_of
 from swanroam.ike.definitions import ConnectionDefinition
-from swanroam.protocol.events import AssociationsRead
+from swanroam.protocol.events import Association, AssociationsRead
 from swanroam.protocol.host_state import Pair
-from unit.fake_host import A, P, Stage, configuration, on_stage
+from unit.fake_host import ITS, A, P, Stage, configuration, on_stage
 
 LEFT = {frozenset((A, P))}
+NONE: dict[str, list[Association]] = {}
+ELSEWHERE = frozenset((A, ip_address("10.9.9.9")))
 DEFINED = ConnectionDefinition(
     "home",
     {
@@ -28,54 +34,104 @@ DEFINED = ConnectionDefinition(
 )
 
 
-async def managed(stage: Stage) -> None:
+def having(*, control: bool) -> dict[str, list[Association]]:
+    return {ITS: [Association(Pair(A, P), 1, control, control)]}
+
+
+async def lost(stage: Stage) -> None:
+    """Managed, and charon has no IKE_SA any more."""
     stage.associated((A, P))
     await stage.until(lambda: stage.sent)
     stage.acknowledge()
     await stage.until(lambda: stage.peer.machine.managed)
-
-
-async def charon_dies(stage: Stage) -> None:
     stage.submit(AssociationsRead(()))
     await stage.until(lambda: not stage.peer.machine.associations)
 
 
-def test_it_is_tried_when_nobody_else_has_for_a_while_and_again_at_growing_intervals(tmp_path: Path) -> None:
+def test_it_is_tried_when_nobody_else_has_for_a_while(tmp_path: Path) -> None:
     async def story(stage: Stage) -> None:
-        restoring, due = Restoring(), [(stage.peer, Pair(A, P))]
-        await managed(stage)
-        await charon_dies(stage)
-        attempts = [now for now in range(300) if restoring.due([stage.peer], LEFT, float(now)) == due]
-        assert attempts[0] == PATIENCE
-        pauses = [later - earlier for earlier, later in pairwise(attempts)]
+        restoring = Restoring()
+        await lost(stage)
+        assert restoring.due([stage.peer], NONE, LEFT, 0.0) == []
+        assert restoring.due([stage.peer], NONE, LEFT, PATIENCE - 0.1) == []
+        assert restoring.due([stage.peer], NONE, LEFT, PATIENCE) == [(stage.peer, Pair(A, P))]
+
+    on_stage(tmp_path, story)
+
+
+def test_an_ike_sa_without_a_control_child_does_not_count(tmp_path: Path) -> None:
+    async def story(stage: Stage) -> None:
+        restoring = Restoring()
+        await lost(stage)
+        assert not restoring.due([stage.peer], having(control=False), LEFT, 0.0)
+        assert restoring.due([stage.peer], having(control=False), LEFT, PATIENCE)
+
+    on_stage(tmp_path, story)
+
+
+@pytest.mark.parametrize("left", [set(), {ELSEWHERE}], ids=["its SAs went with it", "others' SAs"])
+def test_what_was_ended_in_order_is_left_alone(tmp_path: Path, left: set[frozenset[object]]) -> None:
+    async def story(stage: Stage) -> None:
+        restoring = Restoring()
+        await lost(stage)
+        assert not any(restoring.due([stage.peer], NONE, left, float(now)) for now in range(60))  # type: ignore[arg-type]
+
+    on_stage(tmp_path, story)
+
+
+def test_what_has_come_back_is_the_administrators_again_until_charon_dies_once_more(tmp_path: Path) -> None:
+    async def story(stage: Stage) -> None:
+        restoring = Restoring()
+        await lost(stage)
+        assert not restoring.due([stage.peer], having(control=True), LEFT, 0.0)
+        assert not any(restoring.due([stage.peer], NONE, LEFT, float(now)) for now in range(60))
+        restoring.charon_came()
+        assert any(restoring.due([stage.peer], NONE, LEFT, float(now)) for now in range(60, 70))
+
+    on_stage(tmp_path, story)
+
+
+def test_one_attempt_at_a_time_for_each_peer_and_growing_pauses_between_them(tmp_path: Path) -> None:
+    async def story(stage: Stage) -> None:
+        restoring, began = Restoring(), list[float]()
+        loop = asyncio.get_running_loop()
+
+        async def restore(peer: PeerSettings, pair: Pair, children: Collection[str]) -> str:
+            began.append(loop.time())
+            assert not restoring.due([stage.peer], NONE, LEFT, loop.time() + 1000)
+            await asyncio.sleep(10)
+            return "it does not answer"
+
+        restoring.restore = restore
+        await lost(stage)
+        while len(began) < 7:
+            for peer, pair in restoring.due([stage.peer], NONE, LEFT, loop.time()):
+                await restoring.attempt(peer, pair)
+            await asyncio.sleep(1)
+        pauses = [later - earlier for earlier, later in pairwise(began)]
         assert pauses == sorted(pauses)
-        assert pauses[-1] == LONGEST_PAUSE
+        assert LONGEST_PAUSE + 10 <= pauses[-1] <= LONGEST_PAUSE + 12
 
     on_stage(tmp_path, story)
 
 
-def test_what_is_there_or_was_ended_in_order_is_left_alone(tmp_path: Path) -> None:
+def test_peers_that_are_out_of_reach_leave_charon_room_for_others(tmp_path: Path) -> None:
     async def story(stage: Stage) -> None:
-        restoring = Restoring()
-        await managed(stage)
-        later = (float(now) for now in range(1000))
-        assert not any(restoring.due([stage.peer], LEFT, next(later)) for _ in range(20)), "charon has an IKE_SA"
-        await charon_dies(stage)
-        assert not any(restoring.due([stage.peer], set(), next(later)) for _ in range(20)), "its SAs went with it"
-        elsewhere = {frozenset((A, A + 1))}
-        assert not any(restoring.due([stage.peer], elsewhere, next(later)) for _ in range(20)), "others' SAs"
-        assert any(restoring.due([stage.peer], LEFT, next(later)) for _ in range(20))
+        restoring, running, most = Restoring(), 0, 0
 
-    on_stage(tmp_path, story)
+        async def restore(peer: PeerSettings, pair: Pair, children: Collection[str]) -> str:
+            nonlocal running, most
+            running += 1
+            most = max(most, running)
+            await asyncio.sleep(1)
+            running -= 1
+            return ""
 
-
-def test_a_host_that_has_no_controller_is_left_alone(tmp_path: Path) -> None:
-    async def story(stage: Stage) -> None:
-        restoring = Restoring()
-        stage.associated((A, P))
-        await stage.until(lambda: stage.peer.machine.associations)
-        await charon_dies(stage)
-        assert not any(restoring.due([stage.peer], LEFT, float(now)) for now in range(60))
+        restoring.restore = restore
+        await lost(stage)
+        restoring.due([stage.peer], NONE, LEFT, 0.0)
+        await asyncio.gather(*(restoring.attempt(stage.peer, Pair(A, P)) for _ in range(10)))
+        assert most == AT_A_TIME
 
     on_stage(tmp_path, story)
 

@@ -19,3 +19,4 @@ class Exit(IntEnum):
     ALREADY_RUNNING = 8  # another daemon has the runtime directory
     ATTENTION = 9  # `status --check`, `doctor`: something needs an operator
     FILES = 10  # the state or runtime directory, the journal or the history can't be used
+    RESTART = 11  # `reload`: what has changed takes a restart

@@ -8,7 +8,7 @@ import sys
 from swanroam.cli.client import api_socket, ask
 from swanroam.cli.exits import Exit
 
-_STATUS = {"file": Exit.CONFIGURATION, "restart": Exit.FAILED, "host": Exit.FAILED}
+_STATUS = {"file": Exit.CONFIGURATION, "restart": Exit.RESTART, "host": Exit.FAILED}
 _REMEDIES = {
     "file": "mend the file, then: swanroam reload",
     "restart": "take that back and reload, or: systemctl restart swanroam (connections go on meanwhile)",

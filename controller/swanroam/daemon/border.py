@@ -7,7 +7,6 @@ from typing import Protocol
 
 from swanroam.config import PeerSettings
 from swanroam.daemon.translation import KernelState
-from swanroam.ike.associations import IkeSa
 from swanroam.protocol.events import (
     EndSockets,
     EstablishFilters,
@@ -47,9 +46,6 @@ class Host(Protocol):
 
     async def release(self, peer: PeerSettings, action: ReleaseFilters, current: Pair | None) -> Event | None:
         """Terminates the IKE_SAs of an address; `current` is the pair that stays. None when some are left."""
-
-    async def end_lost(self, peer: PeerSettings, ike_sa: IkeSa) -> None:
-        """Ends an IKE_SA of which the peer has nothing any more."""
 
     async def resolve(self, peer: PeerSettings, action: ResolveFallbacks) -> Event:
         """Finds out the addresses at which a peer may be."""

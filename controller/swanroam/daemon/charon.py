@@ -15,7 +15,7 @@ import structlog
 
 from swanroam.config import PeerSettings
 from swanroam.daemon.controller import Controller, HostError
-from swanroam.daemon.doubles import lost_by_peer
+from swanroam.daemon.doubles import Doubles
 from swanroam.daemon.leftovers import Leftovers
 from swanroam.daemon.peer import Peer
 from swanroam.daemon.restoring import Restoring
@@ -24,7 +24,7 @@ from swanroam.ike.associations import ChildSa, IkeSa, Mode
 from swanroam.ike.messages import ViciError
 from swanroam.ike.selectors import ANY_PORT, TrafficSelector
 from swanroam.ike.vici import ViciClient, ViciConnected, ViciDisconnected
-from swanroam.protocol.events import Association, AssociationsRead, EstablishFilters
+from swanroam.protocol.events import Association, AssociationsRead
 from swanroam.protocol.handover import Step
 from swanroam.protocol.host_state import Pair
 
@@ -51,7 +51,10 @@ class CharonWatch:
         self._controller = controller
         self._read_back = read_back
         self._leftovers = Leftovers(client)
-        self._restoring = Restoring()
+        self._doubles = Doubles(controller.config.control.child)
+        self.end_ike_sa: Callable[[IkeSa], Awaitable[None]] = _no_consequence
+        """Ends an IKE_SA that the peer has lost."""
+        self.restoring = Restoring()
         self.ike_sas_gone: Callable[[PeerSettings], Awaitable[None]] = _no_consequence
         """Called when charon has an IKE_SA with a peer no more, whoever ended it."""
         self._wake = asyncio.Event()
@@ -82,6 +85,7 @@ class CharonWatch:
                     case ViciConnected():
                         self.connected = True
                         self._leftovers.charon_came()
+                        self.restoring.charon_came()
                         log.info("charon_connected", socket=str(self._client.socket_path))
                     case ViciDisconnected(reason):
                         self.connected = False
@@ -114,8 +118,9 @@ class CharonWatch:
         for identity, peer in tuple(self._controller.peers.items()):
             of_peer = [ike_sa for ike_sa in ike_sas if ike_sa.remote.identity == identity]
             self._learn(peer, of_peer)
-            for ike_sa in lost_by_peer(of_peer):
-                self._controller.end_lost(peer, ike_sa)
+            for ike_sa in self._doubles.lost(peer.settings.connection, of_peer, asyncio.get_running_loop().time()):
+                peer.log.info("lost_ike_sa_ended", ike_id=ike_sa.unique_id, detail="the peer has made another one")
+                self._controller.start(peer, self.end_ike_sa(ike_sa))
             lacking = {ike_sa.unique_id: contradictions.get(ike_sa.unique_id, []) for ike_sa in of_peer}
             self._contradicted(peer, [problem for problems in lacking.values() for problem in problems])
             associations = tuple(
@@ -133,12 +138,11 @@ class CharonWatch:
                 self._known[identity] = associations
                 self._controller.submit(peer, AssociationsRead(associations))
             if {association.ike_id for association in known} - {association.ike_id for association in associations}:
-                await self.ike_sas_gone(peer.settings)
+                self._controller.start(peer, self.ike_sas_gone(peer.settings))
         peers = tuple(self._controller.peers.values())
         left = await self._leftovers.look([peer.machine for peer in peers])
-        for peer, pair in self._restoring.due(peers, left, asyncio.get_running_loop().time()):
-            peer.log.warning("filters_restored", detail=f"{pair}: charon died, and has no IKE_SA with it any more")
-            self._controller.carry_out(peer, EstablishFilters(pair, pair))
+        for peer, pair in self.restoring.due(peers, self._known, left, asyncio.get_running_loop().time()):
+            self._controller.start(peer, self.restoring.attempt(peer, pair))
 
     @staticmethod
     def _contradicted(peer: Peer, problems: list[str]) -> None:
@@ -185,7 +189,7 @@ class CharonWatch:
         return Association(Pair(local, remote), ike_sa.unique_id, control is not None, complete)
 
 
-async def _no_consequence(_: PeerSettings) -> None:
+async def _no_consequence(_: object) -> None:
     pass
 
 

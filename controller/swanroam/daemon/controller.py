@@ -28,7 +28,6 @@ from swanroam.daemon.translation import (
     carrier_settings,
     kernel_state,
 )
-from swanroam.ike.associations import IkeSa
 from swanroam.protocol.authorisation import Surroundings
 from swanroam.protocol.events import (
     Action,
@@ -277,7 +276,7 @@ class Controller:
             if changed:
                 actions += peer.feed(StateApplied(), loop.time())
         for action in actions:
-            self.carry_out(peer, action)
+            self._carry_out(peer, action)
         if peer.trouble is not None and peer.trouble.fact is Fact.FILTERS_FAILED and _complete(peer.machine):
             peer.reports.trouble = None
         self._set_timer(peer)
@@ -335,8 +334,7 @@ class Controller:
     def _snapshots(self) -> dict[str, dict[str, Any]]:
         return self._stored | {identity: peer.machine.snapshot() for identity, peer in self.peers.items()}
 
-    def carry_out(self, peer: Peer, action: Action) -> None:
-        """Does, or begins, what a peer's machine orders, or the watch over charon in its place."""
+    def _carry_out(self, peer: Peer, action: Action) -> None:
         match action:
             case Send(message):
                 self.counts.message_sent(action)
@@ -346,31 +344,29 @@ class Controller:
                 work = self._host.establish(
                     peer.settings, action, peer.children, lambda: peer.machine.pair == action.pair
                 )
-                self._start(peer, work)
+                self.start(peer, work)
             case MigrateFilters():
-                self._start(peer, self._host.migrate(peer.settings, action, peer.children))
+                self.start(peer, self._host.migrate(peer.settings, action, peer.children))
             case ReleaseFilters():
-                self._start(peer, self._host.release(peer.settings, action, peer.machine.pair))
+                self.start(peer, self._host.release(peer.settings, action, peer.machine.pair))
             case ResolveFallbacks():
-                self._start(peer, self._host.resolve(peer.settings, action))
+                self.start(peer, self._host.resolve(peer.settings, action))
             case ReadUsage(address):
                 machine = peer.machine
                 own = machine.own is not None and address in machine.own.addresses
-                self._start(peer, self._sockets.usage(action, machine.counterparts(address), own=own))
+                self.start(peer, self._sockets.usage(action, machine.counterparts(address), own=own))
             case EndSockets(address):
-                self._start(peer, self._sockets.end(action, peer.machine.counterparts(address)))
+                self.start(peer, self._sockets.end(action, peer.machine.counterparts(address)))
             case Report():
                 self.counts.reported(action, peer.machine)
                 peer.reports.take(action)
             case _:
                 peer.recorder.ordered(action)
-                self._start(peer, self._sockets.transfer(peer.settings, action))
+                self.start(peer, self._sockets.transfer(peer.settings, action))
 
-    def end_lost(self, peer: Peer, ike_sa: IkeSa) -> None:
-        """Ends an IKE_SA of which the peer has nothing any more."""
-        self._start(peer, self._host.end_lost(peer.settings, ike_sa))
+    def start(self, peer: Peer, work: Awaitable[Event | None]) -> None:
+        """Lets work for a peer go on beside all else, and feeds what comes of it."""
 
-    def _start(self, peer: Peer, work: Awaitable[Event | None]) -> None:
         async def finish() -> None:
             if (event := await work) is not None:
                 self.submit(peer, event)

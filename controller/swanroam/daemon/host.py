@@ -24,9 +24,11 @@ from swanroam.daemon.migrations import Migrations
 from swanroam.daemon.restoring import children_of
 from swanroam.daemon.sealing import Sealing
 from swanroam.daemon.translation import KernelState, carrier_settings
-from swanroam.ike.associations import IkeSa, list_ike_sas
+from swanroam.ike.associations import IkeSa, IkeState, list_ike_sas
+from swanroam.ike.clones import is_of
 from swanroam.ike.messages import IkeError
 from swanroam.ike.migrate import AddressPair, Migrate, clear_clones
+from swanroam.ike.orphans import find_orphans
 from swanroam.ike.readback import read_back
 from swanroam.ike.renegotiate import PeerReplacedError, Renegotiate
 from swanroam.ike.vici import ViciClient
@@ -54,6 +56,8 @@ from swanroam.protocol.messages import IPAddress
 
 log = structlog.get_logger("swanroam")
 
+_BEGINNING = (IkeState.CREATED, IkeState.CONNECTING)
+
 
 class LocalHost:
     """Use as `async with LocalHost(...)`. Changes of the kernel come one at a time; charon's work goes side by side."""
@@ -71,7 +75,6 @@ class LocalHost:
         self._stack = AsyncExitStack()
         self._inherited = True
         self._releasing: set[tuple[str, IPAddress]] = set()
-        self._ending: set[int] = set()
         self._clear: frozenset[Admitted] | None = None
         """What may come out of the carrier in clear, as last applied; None: only the kernel knows."""
         self.charon_changed: Callable[[], None] = lambda: None
@@ -320,18 +323,30 @@ class LocalHost:
         finally:
             self.charon_changed()
 
-    async def end_lost(self, peer: PeerSettings, ike_sa: IkeSa) -> None:
-        """Ends an IKE_SA of which the peer has nothing any more; it can't be asked, so this takes a while."""
-        if ike_sa.unique_id in self._ending:
-            return
-        self._ending.add(ike_sa.unique_id)
-        log.info("lost_ike_sa_ended", peer=peer.name, ike_id=ike_sa.unique_id, detail="the peer has made another one")
+    async def restore(self, peer: PeerSettings, pair: Pair, children: Collection[str]) -> str:
+        """Makes anew, for a pair, what a charon that died had with a peer. Returns why not; empty: it is there.
+
+        Only what nobody else is making, and while something of the dead charon is left between the two.
+        """
+        try:
+            ike_sas = await list_ike_sas(self._client, noblock=False)
+            left = await find_orphans(self._client, self._xfrm)
+        except (IkeError, XfrmError) as error:
+            return str(error)
+        if any(is_of(peer.connection, ike_sa.name) and ike_sa.state in _BEGINNING for ike_sa in ike_sas):
+            return "charon is at it by itself"
+        if frozenset((pair.local, pair.remote)) not in left.values():
+            return "nothing is left of what it had"
+        action = EstablishFilters(pair, pair)
+        event = await self.establish(peer, action, children, lambda: True)
+        return event.reason if isinstance(event, FiltersFailed) else ""
+
+    async def end_ike_sa(self, ike_sa: IkeSa) -> None:
+        """Ends one of which the peer has nothing any more; it can't be asked, so this takes a while."""
         try:
             await self._filters.release(ike_sa.unique_id)
         except IkeError as error:
-            log.warning("filters_not_released", peer=peer.name, address=str(ike_sa.local.host), error=str(error))
-        finally:
-            self._ending.discard(ike_sa.unique_id)
+            log.warning("filters_not_released", address=str(ike_sa.local.host), error=str(error))
 
     async def unload_unused(self, peer: PeerSettings) -> None:
         """Unloads what was loaded for IKE_SAs that are no more: the peer may have ended them."""

@@ -36,6 +36,7 @@ from swanroam.daemon.membership import Membership
 from swanroam.daemon.readings import Readings
 from swanroam.daemon.reception import Reception
 from swanroam.daemon.reload import Reloading
+from swanroam.daemon.socket_owners import SocketOwners
 from swanroam.daemon.socket_report import SocketReport
 from swanroam.daemon.status import Status
 from swanroam.daemon.transport import LocalSockets
@@ -209,6 +210,8 @@ class _Daemon:
         self._reception = Reception(by_inner, self._watch.owner, self._watch.look, self._controller.receive)
         host.charon_changed = self._watch.look
         self._watch.ike_sas_gone = host.unload_unused
+        self._watch.end_ike_sa = host.end_ike_sa
+        self._watch.restoring.restore = host.restore
         self._follower = AddressFollower(config.addresses, self._controller)
         self._reloading = Reloading(file, config, self._controller.counts, self._adopt)
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reloading.signal)
@@ -218,7 +221,7 @@ class _Daemon:
             self._follower,
             self._channel,
             host.carrier_drops,
-            self._sockets.owners,
+            SocketOwners(self._sockets.candidates).of,
             self._reloading,
             self._history,
         )

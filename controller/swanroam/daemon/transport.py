@@ -239,14 +239,6 @@ class LocalSockets:
             for key in [key_of(socket)]
         )
 
-    async def owners(self, old: Pair, new: Pair) -> dict[Key, tuple[str, ...]]:
-        """Programs that have sockets of a pair, as name/pid, as far as the mover can see them; the daemon can't."""
-        try:
-            return {candidate.key: candidate.owners for candidate in await self.candidates(old, new)}
-        except (MoverError, SocketDiagError) as error:
-            log.warning("owners_not_read", error=str(error))
-            return {}
-
     # --- orders -------------------------------------------------------------------------------------------------
 
     async def _find(self, order: FindSockets) -> SocketsFound:

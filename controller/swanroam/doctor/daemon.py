@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from pathlib import Path
 from typing import Any, Final
 
 from swanroam import __version__
@@ -136,18 +137,18 @@ def status_findings(view: View) -> list[Finding]:
 def _file_findings(view: View, status: dict[str, Any]) -> Iterator[Finding]:
     """Whether what is examined here is what the daemon goes by."""
     check, at_work = "configuration", status["configuration"]
-    reload = remedies.swanroam("reload", view.config_file)
-    if not at_work["current"]:
-        if at_work["wrong"]:
-            evidence = f"{at_work['file']} is wrong, and a restart of the daemon would fail: {at_work['wrong'][0]}"
-            yield Finding(check, Severity.WARNING, evidence, "mend the file", reload)
-        else:
-            yield Finding(check, Severity.WARNING, f"{at_work['file']} is not what is at work", command=reload)
-    elif {peer.identity for peer in view.config.peers} != {peer["identity"] for peer in status["peers"]}:
-        evidence = f"the daemon manages other peers than {view.config_file} has: it reads {at_work['file']}"
+    file = at_work["file"]
+    if view.config_file.absolute() != Path(file):
+        evidence = f"{view.config_file} is examined, and the daemon reads {file}"
         yield Finding(check, Severity.WARNING, evidence, "name that file with --config")
+    elif at_work["current"]:
+        yield ok(check, f"{file} is at work")
+    elif at_work["wrong"]:
+        evidence = f"{file} is wrong, and a restart of the daemon would fail: {at_work['wrong'][0]}"
+        yield Finding(check, Severity.WARNING, evidence, "mend the file", remedies.swanroam("reload", Path(file)))
     else:
-        yield ok(check, f"{at_work['file']} is at work")
+        evidence = f"{file} is not what is at work"
+        yield Finding(check, Severity.WARNING, evidence, command=remedies.swanroam("reload", Path(file)))
 
 
 def _refusal(view: View) -> list[Finding]:

@@ -212,10 +212,12 @@ class Renegotiate:
     async def unload(self, connection: str, local: IPAddress, remote: IPAddress) -> bool:
         """Unload the clone for an address pair unless an IKE_SA uses it. Returns whether it is not loaded any more.
 
-        One that is ending, perhaps at the peer's wish, has no use for it. The administrator's own connection is never
-        touched.
+        One that is ending, perhaps at the peer's wish, has no use for it. Who is just making one has. The
+        administrator's own connection is never touched.
         """
         name = clone_name(connection, local, remote)
+        if self._lock_of(connection, local, remote).locked():
+            return False
         async with self._lock_of(connection, local, remote):
             if any(ike_sa.name == name and ike_sa.state not in _ENDING for ike_sa in await self._list()):
                 return False

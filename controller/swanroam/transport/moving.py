@@ -6,7 +6,7 @@ import socket
 from contextlib import suppress
 
 from swanroam.kernel.sock_diag import SocketProtocol
-from swanroam.transport import connection, datagram, repair
+from swanroam.transport import binding, connection, datagram, repair
 from swanroam.transport.binding import Steering
 from swanroam.transport.datagram import DatagramImage
 from swanroam.transport.image import FourTuple, Image, Refused, SignatureKey
@@ -65,10 +65,13 @@ def let_go(sock: socket.socket, picture: Picture) -> None:
         connection.let_go(sock, picture)
 
 
-def abandon(sock: socket.socket) -> None:
-    """One that could be built nowhere: its program hears of it at the next use, and reaches nobody else by it."""
+def abandon(entry: Entry, sock: socket.socket, picture: Picture, reuse_address: int) -> None:
+    """One that could be built nowhere: its program hears of it when it sends, and sends to nobody else by it."""
     with suppress(OSError):
         repair.disconnect(sock)
+    with suppress(OSError):
+        binding.restore(sock, picture.settings)
+    clear(entry, sock, reuse_address)
 
 
 def clear(entry: Entry, sock: socket.socket, reuse_address: int) -> None:

@@ -113,7 +113,7 @@ def finish(slot: int, held: Held, report: Reporter) -> None:
         report(Built(slot, place, refusal))
         return
     assert refusal is not None
-    moving.abandon(held.sock)
+    moving.abandon(held.entry, held.sock, held.picture, held.reuse_address)
     report(Broken(slot, Refusal(Reason.LOST, refusal.detail)))
 
 
