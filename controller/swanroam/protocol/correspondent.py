@@ -30,7 +30,7 @@ from swanroam.protocol.bucket import Bucket
 from swanroam.protocol.credit import Credit
 from swanroam.protocol.events import Action, Association, Fact, ReadUsage, ReleaseFilters, Report, Send
 from swanroam.protocol.handover import Cause, Handover, Result, Step
-from swanroam.protocol.host_state import Pair
+from swanroam.protocol.host_state import Pair, pairs_between
 from swanroam.protocol.messages import (
     NONCE_SIZE,
     Acknowledgment,
@@ -134,7 +134,7 @@ class Correspondent:
 
     def associated(self, own: IPAddress, associations: Collection[Association]) -> list[Pair]:
         """Pairs that charon has an IKE_SA for; those of the last run, until charon is read. `own`: our address."""
-        return [known.pair for known in associations] or [Pair(own, address) for address in self.unannounced]
+        return [known.pair for known in associations] or list(pairs_between([own], self.unannounced))
 
     def restore(self, snapshot: Snapshot, now: float) -> None:
         """Takes over what an earlier run knew."""

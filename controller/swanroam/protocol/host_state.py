@@ -20,15 +20,28 @@ from swanroam.protocol.binding import Binding
 from swanroam.protocol.messages import IPAddress
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class Pair:
     """Packets from `local` to `remote`, and back."""
 
     local: IPAddress
     remote: IPAddress
 
+    def __lt__(self, other: Pair) -> bool:
+        """Any order will do, but there must be one: addresses of two families cannot be compared."""
+        return self._rank < other._rank
+
+    @property
+    def _rank(self) -> tuple[int, int, int]:
+        return self.local.version, int(self.local), int(self.remote)
+
     def __str__(self) -> str:
         return f"{self.local}-{self.remote}"
+
+
+def pairs_between(own: Iterable[IPAddress], peer: Iterable[IPAddress]) -> frozenset[Pair]:
+    """Every own address with every one of the peer's to which packets can go from there: of one family."""
+    return frozenset(Pair(local, remote) for local, remote in product(own, peer) if local.version == remote.version)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -119,7 +132,7 @@ def host_state(
     its current address only. A pair whose remote address is announced is native, and withheld until that is proven,
     also when it was proven once, long ago; with no proven address all pairs are.
     """
-    pairs = frozenset(Pair(local, remote) for local, remote in product(own.addresses, peer.addresses))
+    pairs = pairs_between(own.addresses, peer.addresses)
     announced = Pair(own.current, peer.current)
     carried: set[Carried] = set()
     if peer_proven is not None:

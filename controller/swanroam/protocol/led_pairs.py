@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from swanroam.protocol.binding import Binding
-from swanroam.protocol.host_state import Pair
+from swanroam.protocol.host_state import Pair, pairs_between
 
 
 def all_pairs(own: Binding, peer: Binding) -> list[Pair]:
     """Between which there may be sockets."""
-    return [Pair(local, remote) for local in own.addresses for remote in peer.addresses]
+    pairs = pairs_between(own.addresses, peer.addresses)
+    return sorted(pairs, key=lambda pair: (own.addresses.index(pair.local), peer.addresses.index(pair.remote)))
 
 
 def led_pairs(own: Binding, peer: Binding) -> list[Pair]:

@@ -41,7 +41,7 @@ from swanroam.protocol.events import (
 )
 from swanroam.protocol.filter_moves import FilterMoves
 from swanroam.protocol.handover import Step
-from swanroam.protocol.host_state import Crossing, HostState, Pair, host_state
+from swanroam.protocol.host_state import Crossing, HostState, Pair, host_state, pairs_between
 from swanroam.protocol.messages import (
     HANDOVER_SIZE,
     Acknowledgment,
@@ -110,9 +110,13 @@ class PeerMachine:
         """The peer's binding; while it has not registered, where charon has or had its IKE_SA."""
         if self.correspondent.binding is not None:
             return self.correspondent.binding
-        if not self.associations:
+        own = self.own
+        fitting = [
+            known for known in self.associations if own is None or known.pair.local.version == own.current.version
+        ]
+        if not fitting:
             return self._remembered_peer
-        newest = max(self.associations, key=lambda association: association.ike_id)
+        newest = max(fitting, key=lambda association: association.ike_id)
         return Binding(newest.pair.remote)
 
     @property
@@ -124,10 +128,11 @@ class PeerMachine:
 
     @property
     def pair(self) -> Pair | None:
-        """The two current addresses."""
-        if self.own is None or self.peer is None:
+        """The two current addresses; None when one is not known, or they are of two families (charon can do that)."""
+        own, peer = self.own, self.peer
+        if own is None or peer is None or own.current.version != peer.current.version:
             return None
-        return Pair(self.own.current, self.peer.current)
+        return Pair(own.current, peer.current)
 
     def feed(self, event: Event, now: float) -> list[Action]:
         """Takes one event; returns what is to be done, in order."""
@@ -165,7 +170,7 @@ class PeerMachine:
             actions += self._transferred(pair, now)
             if self.crossing is not Crossing.NONE:
                 released = set(self.correspondent.lingering) - lingering
-                actions += [ReleaseFilters(address) for address in sorted(released)]
+                actions += [ReleaseFilters(address) for address in sorted(released, key=str)]
         return [
             action for action in actions if not isinstance(action, Send) or self.correspondent.affords(action.message)
         ]
@@ -179,9 +184,9 @@ class PeerMachine:
     def wanted(self) -> HostState:
         """What this host's kernel should have for this peer."""
         own, peer = self.own, self.peer
-        if not self.managed or own is None or peer is None:
+        if not self.managed or own is None or peer is None or self.pair is None:
             local = own.addresses if own is not None else ()
-            return HostState(guarded=frozenset(Pair(a, b) for a in local for b in self.correspondent.lingering))
+            return HostState(guarded=pairs_between(local, self.correspondent.lingering))
         registered = self.correspondent.binding is not None
         state = host_state(
             own,
@@ -189,7 +194,7 @@ class PeerMachine:
             peer_proven=self.correspondent.proven if registered else peer.current,
             holds=self.settings.mobile.active,
             vacated=self._vacated(own),
-            lingering=[Pair(a, b) for a in own.addresses for b in self.correspondent.lingering],
+            lingering=pairs_between(own.addresses, self.correspondent.lingering),
             associated=self.correspondent.associated(own.current, self.associations),
             crossing=self.crossing,
         )

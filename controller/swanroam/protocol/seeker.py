@@ -38,7 +38,7 @@ from dataclasses import replace
 
 from swanroam.protocol.binding import Binding
 from swanroam.protocol.events import Action, EstablishFilters, Fact, ReleaseFilters, Report, ResolveFallbacks
-from swanroam.protocol.host_state import HostState, Pair
+from swanroam.protocol.host_state import HostState, Pair, pairs_between
 from swanroam.protocol.messages import IPAddress
 
 SEEK_AFTER = 5.0
@@ -132,7 +132,7 @@ class Seeker:
     def applied_to(self, state: HostState, own: Binding) -> HostState:
         """What this host's kernel should have besides, and what it should not have, for IKE to get there."""
         trying, found = (
-            frozenset(Pair(local, pair.remote) for local in own.addresses) if pair is not None else frozenset()
+            pairs_between(own.addresses, [pair.remote]) if pair is not None else frozenset[Pair]()
             for pair in (self.trying, self.found)
         )
         native = {pair for pair in (self.trying, self.found) if pair is not None} | {
