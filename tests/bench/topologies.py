@@ -91,20 +91,20 @@ class Stage:
         wait_for(listens, LIMIT, f"`ip monitor` in {self.mobile.name} shows an address")
         return path
 
-    def settled(self) -> float:
+    def settled(self, limit: float = LIMIT) -> float:
         """Wait until all that the contender moves stands at the new address. Seconds from its arrival until then."""
         hosts = (self.mobile, self.correspondent)
         if self.contender.controller is not None:
             wanted = (self.contender.last_step, FILTERS)
             records = [
-                host.controller.wait_event("handover_step_finished", LIMIT, step=step)
+                host.controller.wait_event("handover_step_finished", limit, step=step)
                 for host, step in zip(hosts, wanted, strict=True)
             ]
             ended = [_since_epoch(record["timestamp"]) for record in records]
         else:
             address = str(self.mobile.address)
             for host in hosts:
-                wait_for(lambda host=host: _is_at(host, address), LIMIT, f"{host.name}: its SAs are at {address}")
+                wait_for(lambda host=host: _is_at(host, address), limit, f"{host.name}: its SAs are at {address}")
             ended = [_updated(host) for host in hosts]
         return _monotonic(max(ended)) - self.arrived
 

@@ -11,6 +11,8 @@ from lab.traffic import Program
 from lab.zygote import Zygote
 
 LIMIT = 90.0
+EACH = 0.1
+"""Seconds more for each connection: on an emulated kernel its move takes a tenth of that."""
 
 
 def measure_sockets(contender: Contender, count: int, rtt_ms: int, settings: Settings, zygote: Zygote) -> SocketsSample:
@@ -27,7 +29,7 @@ def measure_sockets(contender: Contender, count: int, rtt_ms: int, settings: Set
         moved = on.move("at once")
         client.tell("use")
         answer = client.answer(LIMIT)
-        settled = on.settled()
+        settled = on.settled(LIMIT + count * EACH)
         silence = max(ticks.stop()[:2])
         status, listed = ask_status(on)
     return SocketsSample(
