@@ -191,6 +191,7 @@ def test_clone_is_bound_to_its_addresses_and_starts_nothing_by_itself(home: Conn
     assert clone.local_addrs == ("10.2.2.2",)
     assert clone.remote_addrs == ("10.3.3.2",)
     assert clone.unique == "never"
+    assert not clone.mobike
     assert clone.message["children"] == {
         "data": {
             "mode": b"transport",

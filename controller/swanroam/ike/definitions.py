@@ -130,6 +130,8 @@ class ConnectionDefinition:
         - `unique` is `never`. Otherwise charon may tell the peer with INITIAL_CONTACT to drop the very IKE_SA
           that is to live on beside the new one (it does when it does not know the peer's identity yet, or knows
           it on the other address family only), or drop it itself.
+        - `mobike` is off: the IKE_SA is for this pair, and charon must not take it to other addresses of the two hosts
+          when the pair's own are gone (ike_mobike.c sends along all that it has, of both families).
         - An identity that the original leaves open (none, or a wildcard) becomes `local_id`, `remote_id` where
           given: an own identity left open would be the address, which changes; a peer's left open would accept
           anybody at that address.
@@ -149,6 +151,7 @@ class ConnectionDefinition:
             "local_addrs": [str(local).encode()],
             "remote_addrs": [str(remote).encode()],
             "unique": b"never",
+            "mobike": b"no",
             "children": {
                 child: {**section, "start_action": b"none", "close_action": b"none", "dpd_action": b"clear"}
                 for child, section in known.items()
