@@ -5,7 +5,7 @@
 # make connections-full    2,000 connections move together
 # make soak    2,000 moves with faults of every kind, from a seed (SWANROAM_SEED=N repeats one), and 1,000 under load; hours
 # make test-ansible    the role of ansible/, run by ansible-playbook on lab hosts
-# make bench   what a move costs, against MOBIKE and against doing nothing; BENCH_ARGS='--repetitions 1' (half an hour)
+# make bench   what a move costs, against MOBIKE and against doing nothing; BENCH_ARGS='--repetitions 1' (an hour)
 # make fuzz    a million random inputs each for parser, protocol core and kernel codecs; FUZZ_ARGS='--seed 7 core'
 # make thorough    the unit tests with a hundred times as much generated input
 # make mutations    defences are switched off one at a time, and a test has to fail (minutes); mutations-lab: those that need the lab
