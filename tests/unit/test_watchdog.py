@@ -15,7 +15,7 @@ from swanroam.daemon import service_manager
 from swanroam.daemon.service_manager import WATCHDOG, watchdog_interval
 from swanroam.daemon.watchdog import Watchdog
 from unit import skipping_loop
-from unit.fake_host import FakeHost, KernelState, Stage, on_stage
+from unit.fake_host import FakeHost, KernelState, Stage, configuration, on_stage
 
 
 @pytest.fixture
@@ -81,6 +81,31 @@ def test_a_controller_that_hangs_is_not_spoken_for_and_that_is_logged_once(
         assert [entry["event"] for entry in logged] == ["controller_hangs"]
 
     on_stage(tmp_path, story, host=Hanging())
+
+
+def test_a_controller_that_has_just_been_started_does_not_hang(tmp_path: Path, told: list[tuple[str, float]]) -> None:
+    """However long the machine has been running: the loop's clock begins with that."""
+
+    class Slow(FakeHost):
+        async def apply(self, wanted: KernelState) -> bool:
+            await asyncio.sleep(1)
+            return await super().apply(wanted)
+
+    async def story() -> None:
+        await asyncio.sleep(100_000)
+        stage = Stage(configuration(tmp_path, "", "give_up: 30s"), Slow())
+        watchdog = Watchdog(lambda: stage.controller.turned, controller_module.VERIFY, watched(60))
+        working = [asyncio.create_task(part) for part in (stage.controller.run(), watchdog.run())]
+        with capture_logs() as logged:
+            await asyncio.sleep(100)
+        for task in working:
+            task.cancel()
+        await asyncio.gather(*working, return_exceptions=True)
+
+        assert [entry["event"] for entry in logged] == []
+        assert told[0] == (WATCHDOG, 100_000.0)
+
+    skipping_loop.run(story())
 
 
 def test_where_nobody_watches_nothing_is_said(told: list[tuple[str, float]]) -> None:

@@ -201,8 +201,9 @@ class Controller:
         """Works until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
-            await self._apply_all()
             loop = asyncio.get_running_loop()
+            self.turned = loop.time()  # not since the machine was started
+            await self._apply_all()
             due = loop.time() + VERIFY
             while True:
                 self.turned = loop.time()
