@@ -36,8 +36,8 @@ def ask(nursery: socket.socket) -> socket.socket:
 def serve(requests: socket.socket) -> None:
     """Forks movers until the daemon at the other end is gone."""
     # A service manager that ends the daemon signals its whole group. A mover ends when the daemon has, and not
-    # before everything that it holds is let go.
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    # before everything that it holds is let go. SIGABRT is what systemd's watchdog sends to all of a daemon that hangs.
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGABRT):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how they ended
     privileges.be_spared_and_named("swanroam-nurse")
