@@ -21,6 +21,7 @@ from pathlib import Path
 from vici.protocol import Packet
 
 from swanroam.ike.associations import Mode
+from swanroam.ike.confinement import outside_profile
 from swanroam.ike.messages import (
     MAX_PACKET,
     IkeError,
@@ -300,8 +301,7 @@ async def _run(
     """Exit status and the complaints of swanctl."""
     try:
         process = await asyncio.create_subprocess_exec(
-            program,
-            *arguments,
+            *outside_profile(program, arguments),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
