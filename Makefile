@@ -13,7 +13,8 @@
 # make monitoring    alert rules, dashboard and metrics by Prometheus' own promtool, which it installs (100 MB)
 # make docs   what of docs/ is made of the code: the reference of the configuration, the JSON Schemas, the table of metrics
 # make deb     dist/swanroam_VERSION_all.deb, for Debian 12 and 13 and Ubuntu 24.04
-# make test-deb    it is installed, upgraded and removed in roots of Debian 12 and 13; its hooks under their real callers (minutes)
+# make test-deb    it is installed, upgraded and removed in roots of Debian 12 and 13, its hooks under their real callers, its unit under a
+#                  booted systemd in a guest kernel (a quarter of an hour)
 # make test-docker    the demo of docker/, with this machine's engine and kernel or both in a guest kernel (minutes)
 # make lint | unit | kernel | lab        one part of it; LAB_ARGS='-k soft' goes to pytest
 # make clean   removes what these made

@@ -1,22 +1,29 @@
-"""A Debian system in a directory, to install packages in: systemd does not run there, and there is no network."""
+"""A Debian system in a directory, to install packages in: systemd does not run there, and there is no network.
+
+As an image it can be started by a kernel of its own (live/guest.py).
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
 import subprocess
+from hashlib import sha256
 from pathlib import Path
 
 CACHE = Path(__file__).resolve().parents[2] / "build" / "roots"
 INCLUDED = (
     "python3,python3-prometheus-client,python3-yaml,strongswan-charon,strongswan-swanctl,strongswan-starter,systemd,"
-    "iproute2,ifupdown,isc-dhcp-client,networkd-dispatcher,bash-completion,zsh,fish,man-db,groff-base"
+    "iproute2,ifupdown,isc-dhcp-client,networkd-dispatcher,bash-completion,zsh,fish,man-db,groff-base,"
+    "systemd-sysv,kmod,libstrongswan-standard-plugins,apparmor,procps"
 )
-"""What the package needs, who calls its hooks, and the shells and readers of what it documents."""
+"""What the package needs, who calls its hooks, shells, readers of what it documents, what a system boots with."""
 
-_ENTER = """\
+_MERGE = """\
 set -e
 mount -t overlay overlay -o "lowerdir=$LOWER,upperdir=$UPPER,workdir=$WORK" "$MERGED"
+"""
+_ENTER = f"""{_MERGE}\
 mount -t proc proc "$MERGED/proc"
 mount -t sysfs sysfs "$MERGED/sys"
 mount --rbind /dev "$MERGED/dev"
@@ -27,7 +34,7 @@ exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 HOME=/root DEBIAN_FR
 
 def base(release: str) -> Path:
     """The root of a release, made at the first call and kept."""
-    root = CACHE / release
+    root = CACHE / f"{release}-{sha256(INCLUDED.encode()).hexdigest()[:8]}"
     if not root.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
         unfinished = CACHE / f"{release}.unfinished"
@@ -54,8 +61,17 @@ class DebianRoot:
 
     def run(self, *argv: str, check: bool = True, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
         """A command in the root. Its standard error is in `stdout` as well, in the order in which it came."""
+        return self._unshared(_ENTER, *argv, check=check, stdin=stdin)
+
+    def image(self, file: Path, size: str) -> None:
+        """The root as an ext4 file system in a file, for a kernel of its own."""
+        self._unshared(f'{_MERGE}mke2fs -q -t ext4 -d "$MERGED" "$@"\n', str(file), size)
+
+    def _unshared(
+        self, script: str, *argv: str, check: bool = True, stdin: str | None = None
+    ) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "sh", "-c", _ENTER, "sh", *argv],
+            ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "sh", "-c", script, "sh", *argv],
             stdin=subprocess.DEVNULL if stdin is None else None,
             input=stdin,
             stdout=subprocess.PIPE,
