@@ -127,6 +127,7 @@ section doctor
 run swanroam doctor --json
 
 section reload
+properties
 sed -i 's/readd_window: 1s/readd_window: 2s/' /etc/swanroam/swanroam.yaml
 run systemctl reload swanroam
 swanroam status --json | grep -A5 '"configuration"'
