@@ -238,5 +238,7 @@ def test_the_score_is_what_the_documentation_says(story: dict[str, Section]) -> 
 
 def test_its_journal_has_no_errors_but_for_the_wrong_file(story: dict[str, Section]) -> None:
     events = re.findall(r'"event": "(\w+)", "level": "(?:error|critical)"', story["journal"].text)
-    assert set(events) == {"configuration_refused"}
+    assert set(events) - {"controller_hangs"} == {"configuration_refused"}
+    # Where the whole guest got nothing of the machine for a minute, that is right; not at each start.
+    assert events.count("controller_hangs") < story["journal"].text.count("Watchdog timeout")
     assert "Traceback" not in story["journal"].text

@@ -113,8 +113,8 @@ def boot(root: DebianRoot, directory: Path) -> str:
         *pinned(0), UML, "mem=1500M", f"ubd0={image}", "root=/dev/ubda", "rootfstype=ext4", "rw",
         f"uml_dir={directory}", "umid=guest", f"report={report}", "init=/usr/lib/systemd/systemd",
         # Debian's kernels have AppArmor, and its init tells of calls that a unit's filter refuses: systemd(1).
-        "security=apparmor", "apparmor=1", "SYSTEMD_LOG_SECCOMP=1", "systemd.show_status=false",
-        "loglevel=4", "panic=1", "con=null", "con0=null,fd:1", "ssl=null",
+        "security=apparmor", "apparmor=1", "SYSTEMD_LOG_SECCOMP=1", "sysctl.kernel.printk_ratelimit=0",
+        "systemd.show_status=false", "loglevel=4", "panic=1", "con=null", "con0=null,fd:1", "ssl=null",
     ]  # fmt: skip
     try:
         with (directory / "console").open("wb") as console:
