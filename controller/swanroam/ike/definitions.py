@@ -126,13 +126,11 @@ class ConnectionDefinition:
 
         - `local_addrs`, `remote_addrs` are the pair; everything `dynamic` follows them.
         - `start_action`, `close_action`, `dpd_action` are off. Loading the clone must not set up traps or
-          associations a second time, and its end must not start another that nobody manages: the original's
-          actions stay in force for the original, the controller looks after the clone.
+          associations a second time, nor its end start another: the controller looks after the clone.
         - `unique` is `never`. Otherwise charon may tell the peer with INITIAL_CONTACT to drop the very IKE_SA
           that is to live on beside the new one (it does when it does not know the peer's identity yet, or knows
           it on the other address family only), or drop it itself.
-        - `mobike` is off: the IKE_SA is for this pair, and charon must not take it to other addresses of the two hosts
-          when the pair's own are gone (ike_mobike.c sends along all that it has, of both families).
+        - `mobike` is off: charon must not take the IKE_SA to others of the two hosts' addresses (ike_mobike.c).
         - An identity that the original leaves open (none, or a wildcard) becomes `local_id`, `remote_id` where
           given: an own identity left open would be the address, which changes; a peer's left open would accept
           anybody at that address.
@@ -280,9 +278,8 @@ async def _read_definitions(
         recorder = _Recorder()
         server = await asyncio.start_unix_server(recorder.serve, socket)
         async with server:
-            arguments = ["--load-conns", "--uri", f"unix://{socket}"]
-            if file is not None:
-                arguments += ["--file", str(file)]
+            more = [] if file is None else ["--file", str(file)]
+            arguments = ["--load-conns", "--uri", f"unix://{socket}", *more]
             status, complaints = await _run(swanctl, arguments, {**os.environ, **environment}, time_limit)
     # Syntax errors leave the exit status at 0 and no connection.
     if recorder.error is not None:
