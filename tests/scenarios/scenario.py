@@ -201,15 +201,18 @@ class Story:
             )
 
     def wait_rest(self, timeout: float = 40.0) -> None:
-        """Charon, kernel and controllers agree everywhere on the addresses that the hosts have now."""
-        for host in self.lab.hosts:
-            wait_for(
-                lambda host=host: not contradictions(host),
-                timeout,
-                f"{host.name}: charon, kernel and controller agree and nothing is left",
-                lambda host=host: "\n".join(contradictions(host)),
-                poll=0.3,
-            )
+        """Charon, kernel and controllers agree everywhere, at one time, on the addresses that the hosts have now."""
+
+        def differences() -> list[str]:
+            return [f"{host.name}: {text}" for host in self.lab.hosts for text in contradictions(host)]
+
+        wait_for(
+            lambda: not differences(),
+            timeout,
+            "charon, kernel and controllers agree and nothing is left",
+            lambda: "\n".join(differences()),
+            poll=0.3,
+        )
 
     # --- the end ------------------------------------------------------------------------------------------------
 
