@@ -13,6 +13,13 @@ from pathlib import Path
 PORT = 7000
 
 
+def say(report: Path, text: str) -> None:
+    """At one time: who reads meanwhile gets what was there before."""
+    new = report.with_suffix(".new")
+    new.write_text(f"{text}\n", encoding="utf-8")
+    new.rename(report)
+
+
 def exchange(sock: socket.socket, report: Path | None) -> None:
     lines = sock.makefile("r")
     for number in itertools.count():
@@ -22,7 +29,7 @@ def exchange(sock: socket.socket, report: Path | None) -> None:
         if received != f"{number}\n":
             raise ValueError(f"after {number} numbers came {received!r}")
         if report is not None:
-            report.write_text(f"{number}\n", encoding="utf-8")
+            say(report, str(number))
             time.sleep(0.1)
         else:
             sock.sendall(received.encode())
@@ -37,7 +44,7 @@ def main() -> None:
             try:
                 exchange(socket.create_connection((address, PORT)), Path(report))
             except (OSError, ValueError) as error:
-                Path(report).write_text(f"ended: {error}\n", encoding="utf-8")
+                say(Path(report), f"ended: {error}")
 
 
 main()
