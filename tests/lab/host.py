@@ -14,7 +14,7 @@ from lab.namespace import Namespace
 from lab.network import Router
 from lab.zygote import Zygote
 
-FIRST_METRIC = 1000  # of the default route; each move takes a lower one, so that the newest network is preferred
+FIRST_METRIC = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
