@@ -207,7 +207,7 @@ class Story:
             return [f"{host.name}: {text}" for host in self.lab.hosts for text in contradictions(host)]
 
         wait_for(
-            lambda: not differences(),
+            lambda: not any(map(contradictions, self.lab.hosts)),
             timeout,
             "charon, kernel and controllers agree and nothing is left",
             lambda: "\n".join(differences()),
