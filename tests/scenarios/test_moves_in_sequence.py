@@ -112,9 +112,11 @@ def test_on_to_a_third_network_before_the_second_is_acknowledged(lab: Lab) -> No
     assert overtaken["result"] == "overtaken"
     assert "acknowledged" not in overtaken["seconds"]
 
+    # On a slow machine the first change may still go out by way of net-c, before the controller knows of that.
+    known = len(lab.correspondent.log_events("handover_started"))
     with lab.router.blocked("net-a", "down"):
         mobile.move_to("net-a")
-        at_peer = lab.correspondent.controller.wait_event("handover_started", count=2)
+        at_peer = lab.correspondent.controller.wait_event("handover_started", count=known + 1)
         mobile.move_to("net-b")
         story.wait_arrived()
     mix.wait_passing()
