@@ -11,6 +11,7 @@ from ipaddress import ip_address
 import pytest
 
 from swanroam.protocol.binding import Binding
+from swanroam.protocol.correspondent import LINGER_LEAST
 from swanroam.protocol.events import (
     Action,
     EstablishFilters,
@@ -944,7 +945,7 @@ def test_unregistered_peer_that_charon_finds_elsewhere_leaves_a_guard():
     mobile = registered()
     mobile.associate(Pair(A, Q))
     assert mobile.applied.guarded == {Pair(A, P), Pair(A, Q)}
-    mobile.feed(UsageRead(P, 0))
+    mobile.count({}, LINGER_LEAST)
     assert mobile.applied.guarded == {Pair(A, Q)}
 
 

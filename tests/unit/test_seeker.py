@@ -8,7 +8,7 @@ from ipaddress import ip_address, ip_network
 import pytest
 
 from swanroam.protocol.authorisation import Surroundings
-from swanroam.protocol.correspondent import PROOF_TIME
+from swanroam.protocol.correspondent import LINGER_LEAST, PROOF_TIME
 from swanroam.protocol.events import (
     Action,
     EstablishFilters,
@@ -19,7 +19,6 @@ from swanroam.protocol.events import (
     MigrateFilters,
     ReleaseFilters,
     ResolveFallbacks,
-    UsageRead,
 )
 from swanroam.protocol.host_state import Pair
 from swanroam.protocol.messages import (
@@ -384,7 +383,7 @@ def test_filters_where_it_was_found_are_released_when_the_peer_says_that_it_is_e
     assert Pair(B, Q) in driver.applied.guarded, "as long as there is an IKE_SA"
     driver.associate(Pair(A, P), Pair(B, P))
     assert Pair(B, Q) in driver.applied.guarded, "as long as there may be sockets"
-    driver.feed(UsageRead(Q, 0))
+    driver.count({}, LINGER_LEAST)
     assert Pair(B, Q) not in driver.applied.guarded
 
 
@@ -393,7 +392,7 @@ def test_another_search_takes_the_guard_from_where_the_peer_was_found_and_lost_a
     resolve(driver, Q)
     find(driver)
     driver.associate(Pair(A, P))
-    driver.feed(UsageRead(Q, 0))
+    driver.count({}, LINGER_LEAST)
     assert Pair(B, Q) in driver.applied.guarded
     assert found(driver.wait(SEEK_AFTER + SEEK_PAUSE[0]), ResolveFallbacks)
     assert resolve(driver, R) == [R]

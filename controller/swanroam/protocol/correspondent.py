@@ -49,6 +49,9 @@ MAX_CHANGES = 3.0
 BURST = 10.0
 MAX_LINGERING = 64
 """Released addresses that one identity may have guarded here, before it may change its address again."""
+LINGER_LEAST = 1.0
+"""Seconds for which a released address stays guarded at least: a UDP socket that is not connected, and so is not seen
+to use it, goes on sending there until it hears the peer from elsewhere."""
 LINGER_INTERVAL = 2.0
 """Seconds between two counts of the sockets that are connected to a released address."""
 STRAY_PATIENCE = 5.0
@@ -150,7 +153,7 @@ class Correspondent:
 
     def linger(self, address: IPAddress, now: float) -> None:
         """It is the peer's no more: it stays guarded while sockets of this host use it."""
-        self._lingering.setdefault(address, _Lingering(now, now + STRAY_PATIENCE))
+        self._lingering.setdefault(address, _Lingering(now + LINGER_LEAST, now + STRAY_PATIENCE))
 
     def forget(self, now: float) -> None:
         """The peer is gone."""
