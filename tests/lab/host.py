@@ -15,7 +15,7 @@ from lab.network import Router
 from lab.zygote import Zygote
 
 FIRST_METRIC = 4_000
-"""Of the default routes: each move takes the next lower one, and so is preferred. Below those that a test adds itself."""
+"""Of the default routes: each move takes the next lower one, and is preferred so. Tests add their own above it."""
 
 
 @dataclass(frozen=True, slots=True)
