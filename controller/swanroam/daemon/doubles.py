@@ -34,8 +34,8 @@ class Doubles:
         """Of those with one peer, what it has lost and is to be ended: each is named once. `now` in seconds."""
         found = []
         for older, newer in product([one for one in ike_sas if is_of(connection, one.name)], repeat=2):
-            pair = older.local.host, older.remote.host
-            if (newer.local.host, newer.remote.host) != pair or now < self._ended.get(pair, now):
+            pair = older.hosts
+            if newer.hosts != pair or now < self._ended.get(pair, now):
                 continue
             if self._has_taken_the_place(newer, older):
                 self._ended[pair] = now + ONCE_IN

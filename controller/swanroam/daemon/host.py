@@ -20,6 +20,7 @@ from swanroam.daemon.clearing import clear_host
 from swanroam.daemon.controller import HostError
 from swanroam.daemon.definitions import CachedDefinitions
 from swanroam.daemon.fallbacks import Fallbacks
+from swanroam.daemon.leftovers import ends_of
 from swanroam.daemon.migrations import Migrations
 from swanroam.daemon.restoring import children_of
 from swanroam.daemon.sealing import Sealing
@@ -277,10 +278,9 @@ class LocalHost:
         """Puts filters for a pair in place; the event tells how it went. Once not `wanted`, those of others stay."""
         pair, control = action.pair, self._config.control.child
         try:
-            children = children_of(
-                peer, children, control, (await self._definitions.read()).connection(peer.connection)
-            )
-            ike_sa = await self._filters.establish(peer.connection, peer.identity, pair.local, pair.remote, children)
+            defined = (await self._definitions.read()).connection(peer.connection)
+            wished = children_of(peer, children, control, defined)
+            ike_sa = await self._filters.establish(peer.connection, peer.identity, pair.local, pair.remote, wished)
         except PeerReplacedError as error:
             log.warning("peer_ended_old_filters", peer=peer.name, detail=str(error))
         except IkeError as error:
@@ -335,7 +335,7 @@ class LocalHost:
             return str(error)
         if any(is_of(peer.connection, ike_sa.name) and ike_sa.state in _BEGINNING for ike_sa in ike_sas):
             return "charon is at it by itself"
-        if frozenset((pair.local, pair.remote)) not in left.values():
+        if ends_of(pair) not in left.values():
             return "nothing is left of what it had"
         action = EstablishFilters(pair, pair)
         event = await self.establish(peer, action, children, lambda: True)

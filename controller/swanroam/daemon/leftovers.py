@@ -63,7 +63,7 @@ class Leftovers:
 
     def _due(self, machines: Iterable[PeerMachine], now: float) -> set[Ends]:
         """The pairs whose leftovers may go."""
-        in_use = {ends for machine in machines for ends in used_ends(machine)}
+        in_use = {ends for machine in machines for ends in _in_use(machine)}
         self._known |= in_use
         complete = {ends for machine in machines if (ends := _complete(machine))}
         self._replaced = {ends: self._replaced.get(ends, now) for ends in complete}
@@ -81,12 +81,12 @@ class Leftovers:
             log.info("leftover_of_charon_removed", what=str(orphan))
 
 
-def _ends(pair: Pair) -> Ends:
+def ends_of(pair: Pair) -> Ends:
+    """Between which addresses its SAs are."""
     return frozenset((pair.local, pair.remote))
 
 
-def used_ends(machine: PeerMachine) -> set[Ends]:
-    """Between which addresses there may be SAs with a peer that are needed."""
+def _in_use(machine: PeerMachine) -> set[Ends]:
     own, peer = machine.own, machine.peer
     if not machine.managed or own is None or peer is None:
         return set()
@@ -100,4 +100,4 @@ def _complete(machine: PeerMachine) -> Ends | None:
     if pair is None or not machine.managed:
         return None
     stands = any(association.pair == pair and association.complete for association in machine.associations)
-    return _ends(pair) if stands else None
+    return ends_of(pair) if stands else None

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, 
 from dataclasses import dataclass
 
 from swanroam.config import PeerSettings
-from swanroam.daemon.leftovers import used_ends
+from swanroam.daemon.leftovers import ends_of
 from swanroam.daemon.peer import Peer
 from swanroam.ike.associations import Mode
 from swanroam.ike.definitions import ConnectionDefinition
@@ -73,9 +73,8 @@ class Restoring:
             pair = machine.pair
             if any(association.control for association in associations.get(identity, ())):
                 self._stood.add(identity)
-            ends = frozenset((pair.local, pair.remote)) if pair is not None else None
-            lost = ends in left & used_ends(machine) and machine.correspondent.unproven is None
-            if pair is None or not lost or identity in self._stood:
+            wanted = machine.managed and machine.correspondent.unproven is None and identity not in self._stood
+            if pair is None or not wanted or ends_of(pair) not in left:
                 self._missing.pop(identity, None)
                 continue
             entry = self._missing.get(identity)

@@ -167,9 +167,14 @@ class IkeSa:
         usable = [child for child in self.children if child.name == name and child.is_usable]
         return max(usable, key=lambda child: child.unique_id, default=None)
 
+    @property
+    def hosts(self) -> tuple[IPAddress | None, IPAddress | None]:
+        """Its own and the peer's address."""
+        return self.local.host, self.remote.host
+
     def connects(self, local: IPAddress, remote: IPAddress) -> bool:
         """Whether its packets travel between exactly these two addresses."""
-        return self.local.host == local and self.remote.host == remote
+        return self.hosts == (local, remote)
 
 
 async def list_ike_sas(

@@ -157,7 +157,7 @@ class Renegotiate:
         usable = [child for child in ike_sa.children if child.is_usable]
         ended: list[ChildSa] = []
         for other in await self.find(connection, ike_sa.remote.identity):
-            if _same_pair(other, ike_sa):
+            if other.hosts == ike_sa.hosts:
                 continue
             for child in other.children:
                 if not child.is_usable or not any(child.same_selectors(newer) for newer in usable):
@@ -181,7 +181,7 @@ class Renegotiate:
         doubles = [
             other
             for other in await self.find(original_name(ike_sa.name), ike_sa.remote.identity)
-            if _same_pair(other, ike_sa) and names <= {child.name for child in other.children if child.is_usable}
+            if other.hosts == ike_sa.hosts and names <= {child.name for child in other.children if child.is_usable}
         ]
         if len({double.initiator for double in doubles}) < 2:
             return
@@ -282,7 +282,7 @@ class Renegotiate:
             raise FilterError(f"IKE_SA {loaded.name} ended as soon as it was established; charon's log tells why")
         if ike_sa.remote.identity != identity:
             raise FilterError(f"{ike_sa.remote.host} is {ike_sa.remote.identity}, not {identity}: set `id` in `remote`")
-        elsewhere = [other for other in others if not _same_pair(other, ike_sa)]
+        elsewhere = [other for other in others if other.hosts != ike_sa.hosts]
         if found := shortcomings(ike_sa, wanted, definition.children, elsewhere):
             raise FilterError(f"IKE_SA {loaded.name} is not what was asked for: {'; '.join(found)}")
         return ike_sa
@@ -309,7 +309,7 @@ class Renegotiate:
         gone = [
             old
             for old in before
-            if old.unique_id not in self._released and not any(_same_pair(old, ike_sa) for ike_sa in after)
+            if old.unique_id not in self._released and not any(old.hosts == ike_sa.hosts for ike_sa in after)
         ]
         if gone:
             pairs = ", ".join(f"{old.local.host} === {old.remote.host}" for old in gone)
@@ -367,10 +367,6 @@ def _may_be_completed(
     of_connection = [ike_sa for ike_sa in present if ike_sa.name == connection]
     ours = _of_peer(of_connection, connection, identity)
     return len(of_connection) == len(ours) == 1 and ours[0].connects(local, remote)
-
-
-def _same_pair(one: IkeSa, other: IkeSa) -> bool:
-    return (one.local.host, one.remote.host) == (other.local.host, other.remote.host)
 
 
 def _explain(lines: Sequence[str], loaded: ConnectionDefinition) -> str:

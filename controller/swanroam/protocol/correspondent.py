@@ -137,7 +137,7 @@ class Correspondent:
 
     def associated(self, own: IPAddress, associations: Collection[Association]) -> list[Pair]:
         """Pairs that charon has an IKE_SA for; those of the last run, until charon is read. `own`: our address."""
-        return [known.pair for known in associations] or list(pairs_between([own], self.unannounced))
+        return [known.pair for known in associations] or pairs_between([own], self.unannounced)
 
     def restore(self, snapshot: Snapshot, now: float) -> None:
         """Takes over what an earlier run knew."""

@@ -39,9 +39,9 @@ class Pair:
         return f"{self.local}-{self.remote}"
 
 
-def pairs_between(own: Iterable[IPAddress], peer: Iterable[IPAddress]) -> frozenset[Pair]:
-    """Every own address with every one of the peer's to which packets can go from there: of one family."""
-    return frozenset(Pair(local, remote) for local, remote in product(own, peer) if local.version == remote.version)
+def pairs_between(own: Iterable[IPAddress], peer: Iterable[IPAddress]) -> list[Pair]:
+    """Every own address with every one of the peer's to which packets can go from there: of one family. In order."""
+    return [Pair(local, remote) for local, remote in product(own, peer) if local.version == remote.version]
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -132,7 +132,7 @@ def host_state(
     its current address only. A pair whose remote address is announced is native, and withheld until that is proven,
     also when it was proven once, long ago; with no proven address all pairs are.
     """
-    pairs = pairs_between(own.addresses, peer.addresses)
+    pairs = frozenset(pairs_between(own.addresses, peer.addresses))
     announced = Pair(own.current, peer.current)
     carried: set[Carried] = set()
     if peer_proven is not None:

@@ -8,8 +8,7 @@ from swanroam.protocol.host_state import Pair, pairs_between
 
 def all_pairs(own: Binding, peer: Binding) -> list[Pair]:
     """Between which there may be sockets."""
-    pairs = pairs_between(own.addresses, peer.addresses)
-    return sorted(pairs, key=lambda pair: (own.addresses.index(pair.local), peer.addresses.index(pair.remote)))
+    return pairs_between(own.addresses, peer.addresses)
 
 
 def led_pairs(own: Binding, peer: Binding) -> list[Pair]:

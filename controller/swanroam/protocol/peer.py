@@ -186,7 +186,7 @@ class PeerMachine:
         own, peer = self.own, self.peer
         if not self.managed or own is None or peer is None or self.pair is None:
             local = own.addresses if own is not None else ()
-            return HostState(guarded=pairs_between(local, self.correspondent.lingering))
+            return HostState(guarded=frozenset(pairs_between(local, self.correspondent.lingering)))
         registered = self.correspondent.binding is not None
         state = host_state(
             own,

@@ -132,7 +132,7 @@ class Seeker:
     def applied_to(self, state: HostState, own: Binding) -> HostState:
         """What this host's kernel should have besides, and what it should not have, for IKE to get there."""
         trying, found = (
-            pairs_between(own.addresses, [pair.remote]) if pair is not None else frozenset[Pair]()
+            frozenset(pairs_between(own.addresses, [pair.remote]) if pair is not None else ())
             for pair in (self.trying, self.found)
         )
         native = {pair for pair in (self.trying, self.found) if pair is not None} | {

@@ -152,9 +152,11 @@ class Placing:
 
     def _steer(self, *, forced: bool) -> None:
         """Connect so that the kernel chooses the wanted source: by its routes alone, by steering, by force."""
-        ways = [] if self._without_route else [self._go_straight]
-        if not self._without_route and self.steering != Steering():
-            ways.append(self._go_steered)
+        ways: list[Callable[[], None]] = []
+        if not self._without_route:
+            ways.append(self._go_straight)
+            if self.steering != Steering():
+                ways.append(self._go_steered)
         if forced:
             ways.append(self.take_detour)
         failure: Refused | None = None
