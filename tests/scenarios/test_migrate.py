@@ -15,7 +15,7 @@ from lab.host import Host
 from lab.ike_config import CONTROL, DATA
 from lab.network import Match
 from lab.topology import Lab
-from scenarios.agreement import contradictions, rekey_all
+from scenarios.agreement import contradictions, kernel_states, rekey_all
 from scenarios.scenario import GRACE, ON_THE_CARRIER, Mix, Story, start
 from swanroam.protocol.codec import encode
 from swanroam.protocol.messages import HANDOVER_SIZE, FiltersReply, FiltersRequest, Message, Stage
@@ -85,6 +85,9 @@ def test_back_within_grace_and_moves_in_a_row(lab: Lab) -> None:
     lab.mobile.move_to("net-a")
     story.wait_arrived()
     mix.wait_passing()
+    # What was kept for this address when it was left has been rekeyed since.
+    received = {spi for _, destination, spi, *_ in kernel_states(lab.mobile) if destination == str(lab.mobile.address)}
+    assert received == {child.spi_in for child in lab.mobile.charon.associations()}
 
     for network, count in (("net-b", 2), ("net-c", 1), ("net-b", 1)):
         old = lab.mobile.address
@@ -95,6 +98,25 @@ def test_back_within_grace_and_moves_in_a_row(lab: Lab) -> None:
     rekey_all(lab.mobile)
     mix.wait_passing()
 
+    mix.stop()
+    story.finish()
+
+
+def test_what_was_left_is_kept_for_each_address(make_lab: Callable[..., Lab]) -> None:
+    """Two moves within grace: the peer, which may not have followed yet, can still reach this host by all three."""
+    lab = with_daemons(make_lab, Family.IPV6)
+    mobile = lab.mobile
+    story = start(lab, method=MIGRATE, grace="20s", config=ON_THE_CARRIER)
+    mix = story.traffic(**LIGHT)
+    addresses = {str(mobile.address)}
+    for network in ("net-b", "net-c"):
+        mobile.move_to(network, soft=True)
+        story.wait_arrived()
+        addresses.add(str(mobile.address))
+    received = kernel_states(mobile)
+    for child in mobile.charon.associations():
+        assert {destination for _, destination, of, *_ in received if of == child.spi_in} == addresses, child.child
+    mix.wait_passing()
     mix.stop()
     story.finish()
 

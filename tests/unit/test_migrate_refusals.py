@@ -29,6 +29,7 @@ def refused(ike_sa: IkeSa) -> str:
     with (
         mock.patch.object(migrate_module, "list_ike_sas", mock.AsyncMock(return_value=[ike_sa])),
         mock.patch.object(Migrate, "_stands", mock.AsyncMock(return_value=True)),
+        mock.patch.object(Migrate, "_drop_clones", mock.AsyncMock()),
     ):
         try:
             asyncio.run(move())

@@ -148,14 +148,12 @@ class Migrate:
             if not wanted():
                 raise OvertakenError(f"not moved to {pair}: the addresses are others by now")
             ike_sa = await self._move_child(connection, identity, name, pair)
+        await self._drop_clones(identity, pair.local, {child.spi_in for child in ike_sa.children})
         return ike_sa
 
     async def end_grace(self, identity: str, released: IPAddress, current: AddressPair) -> None:
         """Takes away what `move` kept for a released address, ours or the peer's."""
-        for association in await _labelled(self._xfrm, _Label.CLONE, [identity]):
-            if association.daddr == released:
-                with suppress(XfrmNotFound):
-                    await delete_state(self._xfrm, association.id)
+        await self._drop_clones(identity, released)
         narrow = Selector.between(current.remote, current.local)
         for association in await _labelled(self._xfrm, _Label.WIDENED, [identity]):
             if association.daddr != current.local:
@@ -164,6 +162,16 @@ class Migrate:
                 await replace_state(
                     self._xfrm, association.id, lambda sa: replace(sa, saddr=current.remote, selector=narrow)
                 )
+
+    async def _drop_clones(self, identity: str, address: IPAddress, used: Collection[int | None] = ()) -> None:
+        """Takes away what was kept for an address. `used`: SPIs of CHILD_SAs, some of which may yet come there.
+
+        At an address that is the current one again they are of SAs that were rekeyed elsewhere meanwhile.
+        """
+        for association in await _labelled(self._xfrm, _Label.CLONE, [identity]):
+            if association.daddr == address and association.id.spi not in used:
+                with suppress(XfrmNotFound):
+                    await delete_state(self._xfrm, association.id)
 
     async def _move_child(self, connection: str, identity: str, name: str, pair: AddressPair) -> IkeSa:
         ike_sa = await self._newest(connection, identity)
@@ -174,7 +182,7 @@ class Migrate:
             raise MigrateError(f"IKE_SA {ike_sa.name} has no CHILD_SA {name} that can be migrated; it may be rekeying")
         if await self._stands(ike_sa, child, pair):
             return ike_sa
-        kept = await self._receiving(ike_sa, child.spi_in, pair)
+        kept = await self._receiving(identity, child.spi_in, pair)
         receiving = kept.id
         mode = _MODES[child.mode]
         if receiving.daddr != pair.local:
@@ -192,15 +200,17 @@ class Migrate:
             await replace_state(self._xfrm, receiving, lambda sa: _Label.WIDENED.put_on(widen_source(sa), identity))
         return ike_sa
 
-    async def _receiving(self, ike_sa: IkeSa, spi: int, pair: AddressPair) -> SecurityAssociation:
-        """The SA that charon receives by now. The IKE_SA may be at the pair already, and this CHILD_SA not yet."""
-        if ike_sa.local.host is not None and ike_sa.local.host != pair.local:
-            return await get_state(self._xfrm, AssociationId(ike_sa.local.host, spi))
+    async def _receiving(self, identity: str, spi: int, pair: AddressPair) -> SecurityAssociation:
+        """The SA that charon receives by now. The IKE_SA may be at the pair already, and this CHILD_SA not yet.
+
+        What was kept for addresses that were left has the same SPI.
+        """
         found = [association for association in await dump_states(self._xfrm) if association.id.spi == spi]
-        elsewhere = [association for association in found if association.id.daddr != pair.local]
-        if not found:
+        of_charon = [one for one in found if one.selector.user != _Label.CLONE.number(identity)]
+        elsewhere = [one for one in of_charon if one.id.daddr != pair.local]
+        if not of_charon:
             raise MigrateError(f"the kernel has no SA with SPI {spi:#010x}, which charon says it has")
-        return (elsewhere or found)[0]
+        return (elsewhere or of_charon)[0]
 
     async def _wait(self, connection: str, identity: str, name: str, pair: AddressPair) -> IkeSa:
         """Until charon and the kernel agree that the CHILD_SA is at the pair."""
