@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
 from swanroam.kernel.sock_diag import IPAddress
-from swanroam.transport import detour, repair
+from swanroam.transport import bypass, detour, repair
 from swanroam.transport.image import FourTuple, Reason, Refused, Settings
 
 _NO_ROUTE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EPERM, errno.EINVAL)
@@ -64,7 +64,7 @@ class Placing:
 
         `whatever_it_takes`: for putting a socket back. Where neither routes nor steering lead to the address, the
         source is forced, which is done with `Steering.interface` as well: then it is known where the address belongs.
-        Where no route leads to the peer at all, or (IPv4) a policy forbids it, the socket is connected all the same.
+        Where no route leads to the peer at all, or a policy forbids it, the socket is connected all the same.
 
         Raises Refused (BOUND_TO_ADDRESS, NO_ADDRESS, PORT_TAKEN, SOURCE, ROUTE) and OSError. The socket can then be
         placed again, here or elsewhere, once it has been disconnected.
@@ -186,10 +186,12 @@ class Placing:
         """Let a socket that has its source connect by way of the loopback device, which needs no route to the peer.
 
         IPv4 takes the peer to be on the link of the device that the socket is bound to, and policies do not count for
-        that device (disable_xfrm in ip-sysctl.rst); IPv6 looks for the way to the first hop, this address. Nothing is
-        sent, and `restore` makes the socket forget the way. Source: ip_route_output_key_hash_rcu() in
-        net/ipv4/route.c, ip6_datagram_dst_update() in net/ipv6/datagram.c.
+        that device (disable_xfrm in ip-sysctl.rst); IPv6 looks for the way to the first hop, this address, and needs
+        a policy that allows it. Nothing is sent, and `restore` makes the socket forget the way. Source:
+        ip_route_output_key_hash_rcu() in net/ipv4/route.c, ip6_datagram_dst_update() in net/ipv6/datagram.c.
         """
+        if self.target.local.version == 6:
+            bypass.put_on(self.sock, self.target, self.settings.mark)
         if local_name(self.sock)[0] != self.target.local:
             return
         if self.target.local.version == 4:
@@ -245,6 +247,7 @@ def restore(sock: socket.socket, wanted: Settings) -> None:
     Setting a device on a socket that has one takes CAP_NET_RAW.
     """
     detour.restore(sock, wanted.source_routes)
+    bypass.take_off(sock, wanted.mark)
     found = settings(sock)
     if found.device != wanted.device:
         sock.setsockopt(socket.SOL_SOCKET, repair.SO_BINDTOIFINDEX, wanted.device)
