@@ -10,13 +10,18 @@ import pytest
 from lab.addressing import Family
 from lab.clock import YEARS, clock_jumps
 from lab.host import Host
+from lab.ike_config import CONTROL, DATA
 from lab.topology import Lab
+from lab.waiting import wait_for
+from scenarios.agreement import kernel_states
 from scenarios.native import Native
 from scenarios.scenario import start
 
 pytestmark = [pytest.mark.lab, pytest.mark.parametrize("family", [Family.IPV4], ids=["ipv4"])]
 
 LIGHT = {"bulk_rate": 20_000, "udp_rate": 50}
+EXPIRY = 1.5
+"""Seconds after which the kernel has looked whether SAs that are new have expired."""
 
 
 @contextmanager
@@ -67,6 +72,27 @@ def test_the_clock_jumps_ten_years_during_moves(lab: Lab) -> None:
             mix.wait_passing()
             print(f"{network}, {seconds:.0f} s: all at the new address {time.monotonic() - began:.1f} s later")
         mix.wait_passing()
+    mix.stop()
+    story.finish()
+
+
+@pytest.mark.guest
+@pytest.mark.parametrize("child", [DATA, CONTROL])
+def test_sas_that_are_new_when_the_clock_jumps_expire_and_are_made_anew(lab: Lab, child: str) -> None:
+    """Both charons hear of it at once, and each makes the CHILD_SA; it is not there twice for long."""
+    story = start(lab)
+    mix = story.traffic(**LIGHT)
+    while not lab.mobile.charon.log_lines(f"closing expired CHILD_SA {child}"):  # a slow machine may be too late
+        before = kernel_states(lab.mobile)
+        lab.mobile.swanctl("--rekey", "--child", child)
+        wait_for(lambda before=before: kernel_states(lab.mobile) - before, 20, f"{child} has new SAs", poll=0.02)
+        time.sleep(0.2)
+        with clock_jumps(YEARS):
+            time.sleep(EXPIRY)
+            mix.wait_passing()
+        story.wait_rest()
+    print(f"ended: {[record['detail'] for host in lab.hosts for record in host.log_events('double_child_sa_ended')]}")
+    mix.wait_passing()
     mix.stop()
     story.finish()
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import dataclass, field
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from swanroam.daemon.journal import Journal
 from swanroam.daemon.peer import Peer
 from swanroam.daemon.translation import KernelState
 from swanroam.history.store import HistoryFile
+from swanroam.ike.associations import ChildSa, IkeSa
 from swanroam.protocol.events import (
     Association,
     AssociationsRead,
@@ -70,6 +72,37 @@ peers:
     {peer}
 """
     )
+
+
+@dataclass
+class FakeCharon:
+    """What is read next, and what was asked for."""
+
+    ike_sas: Sequence[IkeSa] = ()
+    lacking: list[str] = field(default_factory=list)
+    """What the kernel lacks of the first one."""
+    ended: list[int] = field(default_factory=list)
+    """Identifiers of IKE_SAs and CHILD_SAs."""
+    unloaded: list[str] = field(default_factory=list)
+    """Identities."""
+    restored: list[Pair] = field(default_factory=list)
+
+    async def read_back(self) -> tuple[Sequence[IkeSa], dict[int, list[str]]]:
+        return self.ike_sas, {self.ike_sas[0].unique_id: self.lacking} if self.lacking else {}
+
+    async def end_ike_sa(self, ike_sa: IkeSa) -> None:
+        self.ended.append(ike_sa.unique_id)
+
+    async def end_child_sa(self, ike_sa: IkeSa, child: ChildSa) -> None:
+        self.ended.append(child.unique_id)
+
+    async def unload_unused(self, peer: PeerSettings) -> None:
+        await asyncio.sleep(0)  # others are not kept waiting for it
+        self.unloaded.append(peer.identity)
+
+    async def restore(self, peer: PeerSettings, pair: Pair, children: Collection[str]) -> str:
+        self.restored.append(pair)
+        return ""
 
 
 class FakeHost:

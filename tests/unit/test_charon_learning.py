@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection
-from dataclasses import dataclass, field, replace
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
-from swanroam.config import PeerSettings
 from swanroam.daemon.charon import CharonWatch
 from swanroam.daemon.restoring import PATIENCE
 from swanroam.daemon.translation import ANY_TRAFFIC, ProtectedTraffic
@@ -19,7 +18,7 @@ from swanroam.ike.vici import ViciClient
 from swanroam.protocol.events import Association
 from swanroam.protocol.host_state import Pair
 from unit.child_sas import CONTROL, DATA, IKE, selectors
-from unit.fake_host import ITS, A, FakeHost, P, Stage, configuration, on_stage
+from unit.fake_host import ITS, A, FakeCharon, FakeHost, P, Stage, configuration, on_stage
 
 TCP, UDP = ProtectedTraffic(6), ProtectedTraffic(17)
 
@@ -41,13 +40,12 @@ class Charon:
 
     watch: CharonWatch
     stage: Stage
-    ike_sas: list[IkeSa] = field(default_factory=list)
-    lacking: list[str] = field(default_factory=list)
+    fake: FakeCharon
 
     async def has(self, *ike_sas: IkeSa, lacking: str = "") -> None:
         """charon has these; the kernel lacks this of the first one."""
-        self.ike_sas[:] = ike_sas
-        self.lacking[:] = [lacking] if lacking else []
+        self.fake.ike_sas = ike_sas
+        self.fake.lacking = [lacking] if lacking else []
         await self.watch.read()
 
     @property
@@ -57,12 +55,8 @@ class Charon:
 
 
 def charon_on(stage: Stage) -> Charon:
-    async def read_back() -> tuple[list[IkeSa], dict[int, list[str]]]:
-        return charon.ike_sas, {1: charon.lacking} if charon.lacking else {}
-
-    socket = stage.controller.config.vici_socket
-    charon = Charon(CharonWatch(ViciClient(socket), stage.controller, read_back), stage)
-    return charon
+    fake = FakeCharon()
+    return Charon(CharonWatch(ViciClient(stage.controller.config.vici_socket), stage.controller, fake), stage, fake)
 
 
 def with_charon(directory: Path, story: Callable[[Charon], Awaitable[None]]) -> None:
@@ -111,13 +105,7 @@ def test_filters_stand_when_each_child_is_there_and_the_kernel_has_it(
 def test_when_an_ike_sa_has_gone_what_was_loaded_for_it_goes_too(tmp_path: Path) -> None:
     async def story(stage: Stage) -> None:
         charon = charon_on(stage)
-        told: list[str] = []
-
-        async def ike_sas_gone(peer: PeerSettings) -> None:
-            await asyncio.sleep(0)  # others are not kept waiting for it
-            told.append(peer.identity)
-
-        charon.watch.ike_sas_gone = ike_sas_gone
+        told = charon.fake.unloaded
         first = with_children(CONTROL, data("tcp"))
         await charon.has(first)
         await charon.has(first, replace(first, unique_id=2))
@@ -131,26 +119,20 @@ def test_when_an_ike_sa_has_gone_what_was_loaded_for_it_goes_too(tmp_path: Path)
 def test_what_a_dead_charon_had_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def story(stage: Stage) -> None:
         charon = charon_on(stage)
-        restored: list[Pair] = []
-
-        async def restore(peer: PeerSettings, pair: Pair, children: Collection[str]) -> str:
-            restored.append(pair)
-            return ""
 
         async def look(machines: object) -> set[Ends]:
             return {frozenset((A, P))}
 
         monkeypatch.setattr(charon.watch._leftovers, "look", look)
-        charon.watch.restoring.restore = restore
         await charon.has(with_children(CONTROL, data("tcp")))
         await stage.until(lambda: stage.sent)
         stage.acknowledge()
         await stage.until(lambda: stage.peer.machine.managed)
-        charon.watch.restoring.charon_came()
+        charon.watch._restoring.charon_came()
         await charon.has()
         await asyncio.sleep(PATIENCE)
         await charon.has()
-        await stage.until(lambda: restored == [Pair(A, P)])
+        await stage.until(lambda: charon.fake.restored == [Pair(A, P)])
 
     on_stage(tmp_path, story)
 
@@ -158,15 +140,21 @@ def test_what_a_dead_charon_had_is_made_anew(tmp_path: Path, monkeypatch: pytest
 def test_an_ike_sa_that_the_peer_has_lost_is_ended(tmp_path: Path) -> None:
     async def story(stage: Stage) -> None:
         charon = charon_on(stage)
-        ended: list[int] = []
-
-        async def end_ike_sa(ike_sa: IkeSa) -> None:
-            ended.append(ike_sa.unique_id)
-
-        charon.watch.end_ike_sa = end_ike_sa
         older = replace(with_children(CONTROL, data("tcp")), name=stage.peer.settings.connection, established_ago=300)
         newer = replace(older, unique_id=2, initiator=False, established_ago=20)
         await charon.has(replace(older, initiator=True), newer)
-        await stage.until(lambda: ended == [1])
+        await stage.until(lambda: charon.fake.ended == [1])
+
+    on_stage(tmp_path, story)
+
+
+def test_a_child_sa_that_is_there_twice_is_ended_once(tmp_path: Path) -> None:
+    async def story(stage: Stage) -> None:
+        charon = charon_on(stage)
+        twice = [replace(CONTROL, unique_id=number, spi_in=number, installed_ago=20) for number in (41, 42)]
+        ike_sa = replace(with_children(*twice, data("tcp")), name=stage.peer.settings.connection)
+        await charon.has(ike_sa)
+        await stage.until(lambda: charon.fake.ended == [42])
+        assert charon.association.control
 
     on_stage(tmp_path, story)

@@ -15,7 +15,7 @@ from swanroam.daemon.controller import HostError
 from swanroam.ike.associations import IkeSa
 from swanroam.ike.messages import ViciTimeoutError, ViciUnavailableError
 from swanroam.ike.vici import ViciClient
-from unit.fake_host import A, P, Stage, on_stage
+from unit.fake_host import A, FakeCharon, P, Stage, on_stage
 
 
 @pytest.mark.parametrize(
@@ -33,17 +33,18 @@ def test_what_cannot_be_read_is_told_once_asked_again_and_takes_nothing_away(
     monkeypatch.setattr(charon_module, "POLL", 0.001)
     readings = 0
 
-    async def read_back() -> tuple[Sequence[IkeSa], dict[int, list[str]]]:
-        nonlocal readings
-        readings += 1
-        if readings <= 5:
-            raise error
-        return (), {}
+    class Mute(FakeCharon):
+        async def read_back(self) -> tuple[Sequence[IkeSa], dict[int, list[str]]]:
+            nonlocal readings
+            readings += 1
+            if readings <= 5:
+                raise error
+            return (), {}
 
     async def story(stage: Stage) -> None:
         stage.associated((A, P))
         await stage.until(lambda: stage.peer.machine.associations)
-        watch = CharonWatch(ViciClient(tmp_path / "vici"), stage.controller, read_back)
+        watch = CharonWatch(ViciClient(tmp_path / "vici"), stage.controller, Mute())
         with capture_logs() as logged:
             watching = asyncio.create_task(watch.run())
             await stage.until(lambda: readings == 5)

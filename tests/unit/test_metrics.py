@@ -31,7 +31,7 @@ from swanroam.protocol.events import AddressesRead, Send
 from swanroam.protocol.host_state import Pair
 from swanroam.protocol.messages import Obstacle, Transport
 from swanroam.protocol.transfer import Kept, Key, Tally
-from unit.fake_host import A, B, FakeHost, P, Q, Stage, on_stage
+from unit.fake_host import A, B, FakeCharon, FakeHost, P, Q, Stage, on_stage
 
 ROOT = Path(__file__).resolve().parents[2]
 RULES = ROOT / "packaging" / "prometheus" / "swanroam.rules.yml"
@@ -47,7 +47,7 @@ class Scraped:
         monkeypatch.setattr(readings_module, "read_statistics", lambda: XFRM)
         self.controller = stage.controller
         config = stage.controller.config
-        self.charon = CharonWatch(ViciClient(config.vici_socket), stage.controller, _nothing_read)
+        self.charon = CharonWatch(ViciClient(config.vici_socket), stage.controller, FakeCharon())
         control = config.control
         self.channel = ControlChannel(control.address, control.port, 0, lambda sender: "", lambda sender, message: "")
         follower = AddressFollower(config.addresses, stage.controller)
@@ -75,10 +75,6 @@ class Scraped:
 def of(*values: str) -> frozenset[str]:
     """The labels of a sample."""
     return frozenset(values)
-
-
-async def _nothing_read() -> tuple[tuple[()], dict[int, list[str]]]:
-    return (), {}
 
 
 async def _nothing_adopted(old: Config, new: Config) -> None:

@@ -16,7 +16,7 @@ from swanroam.daemon.restoring import AT_A_TIME, LONGEST_PAUSE, PATIENCE, Restor
 from swanroam.ike.definitions import ConnectionDefinition
 from swanroam.protocol.events import Association, AssociationsRead
 from swanroam.protocol.host_state import Pair
-from unit.fake_host import ITS, A, P, Stage, configuration, on_stage
+from unit.fake_host import ITS, A, FakeCharon, P, Stage, configuration, on_stage
 
 LEFT = {frozenset((A, P))}
 NONE: dict[str, list[Association]] = {}
@@ -50,7 +50,7 @@ async def lost(stage: Stage) -> None:
 
 def test_it_is_tried_when_nobody_else_has_for_a_while(tmp_path: Path) -> None:
     async def story(stage: Stage) -> None:
-        restoring = Restoring()
+        restoring = Restoring(FakeCharon().restore)
         await lost(stage)
         assert restoring.due([stage.peer], NONE, LEFT, 0.0) == []
         assert restoring.due([stage.peer], NONE, LEFT, PATIENCE - 0.1) == []
@@ -61,7 +61,7 @@ def test_it_is_tried_when_nobody_else_has_for_a_while(tmp_path: Path) -> None:
 
 def test_an_ike_sa_without_a_control_child_does_not_count(tmp_path: Path) -> None:
     async def story(stage: Stage) -> None:
-        restoring = Restoring()
+        restoring = Restoring(FakeCharon().restore)
         await lost(stage)
         assert not restoring.due([stage.peer], having(control=False), LEFT, 0.0)
         assert restoring.due([stage.peer], having(control=False), LEFT, PATIENCE)
@@ -72,7 +72,7 @@ def test_an_ike_sa_without_a_control_child_does_not_count(tmp_path: Path) -> Non
 @pytest.mark.parametrize("left", [set(), {ELSEWHERE}], ids=["its SAs went with it", "others' SAs"])
 def test_what_was_ended_in_order_is_left_alone(tmp_path: Path, left: set[frozenset[object]]) -> None:
     async def story(stage: Stage) -> None:
-        restoring = Restoring()
+        restoring = Restoring(FakeCharon().restore)
         await lost(stage)
         assert not any(restoring.due([stage.peer], NONE, left, float(now)) for now in range(60))  # type: ignore[arg-type]
 
@@ -81,7 +81,7 @@ def test_what_was_ended_in_order_is_left_alone(tmp_path: Path, left: set[frozens
 
 def test_what_has_come_back_is_the_administrators_again_until_charon_dies_once_more(tmp_path: Path) -> None:
     async def story(stage: Stage) -> None:
-        restoring = Restoring()
+        restoring = Restoring(FakeCharon().restore)
         await lost(stage)
         assert not restoring.due([stage.peer], having(control=True), LEFT, 0.0)
         assert not any(restoring.due([stage.peer], NONE, LEFT, float(now)) for now in range(60))
@@ -93,7 +93,7 @@ def test_what_has_come_back_is_the_administrators_again_until_charon_dies_once_m
 
 def test_one_attempt_at_a_time_for_each_peer_and_growing_pauses_between_them(tmp_path: Path) -> None:
     async def story(stage: Stage) -> None:
-        restoring, began = Restoring(), list[float]()
+        began = list[float]()
         loop = asyncio.get_running_loop()
 
         async def restore(peer: PeerSettings, pair: Pair, children: Collection[str]) -> str:
@@ -102,7 +102,7 @@ def test_one_attempt_at_a_time_for_each_peer_and_growing_pauses_between_them(tmp
             await asyncio.sleep(10)
             return "it does not answer"
 
-        restoring.restore = restore
+        restoring = Restoring(restore)
         await lost(stage)
         while len(began) < 7:
             for peer, pair in restoring.due([stage.peer], NONE, LEFT, loop.time()):
@@ -117,7 +117,7 @@ def test_one_attempt_at_a_time_for_each_peer_and_growing_pauses_between_them(tmp
 
 def test_peers_that_are_out_of_reach_leave_charon_room_for_others(tmp_path: Path) -> None:
     async def story(stage: Stage) -> None:
-        restoring, running, most = Restoring(), 0, 0
+        running = most = 0
 
         async def restore(peer: PeerSettings, pair: Pair, children: Collection[str]) -> str:
             nonlocal running, most
@@ -127,7 +127,7 @@ def test_peers_that_are_out_of_reach_leave_charon_room_for_others(tmp_path: Path
             running -= 1
             return ""
 
-        restoring.restore = restore
+        restoring = Restoring(restore)
         await lost(stage)
         restoring.due([stage.peer], NONE, LEFT, 0.0)
         await asyncio.gather(*(restoring.attempt(stage.peer, Pair(A, P)) for _ in range(10)))

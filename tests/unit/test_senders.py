@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from ipaddress import IPv6Address
 from pathlib import Path
@@ -20,7 +19,7 @@ from swanroam.protocol.codec import encode
 from swanroam.protocol.events import MessageReceived
 from swanroam.protocol.messages import HANDOVER_SIZE, NONCE_SIZE, PathResponse
 from unit.child_sas import CONTROL, IKE, selectors
-from unit.fake_host import ITS, FakeHost, Stage, configuration
+from unit.fake_host import ITS, FakeCharon, FakeHost, Stage, configuration
 
 OTHER = "other.example.org"
 MESSAGE = PathResponse(1, bytes(HANDOVER_SIZE), bytes(NONCE_SIZE))
@@ -33,20 +32,13 @@ def ike_sa(identity: str, *inner: IPv6Address) -> IkeSa:
     return replace(IKE, remote=remote, children=(replace(CONTROL, remote_ts=remote_ts),))
 
 
-def read_by(*ike_sas: IkeSa) -> Callable[[], Awaitable[tuple[Sequence[IkeSa], dict[int, list[str]]]]]:
-    async def read() -> tuple[Sequence[IkeSa], dict[int, list[str]]]:
-        return ike_sas, {}
-
-    return read
-
-
 def owners(directory: Path, inner: IPv6Address, *ike_sas: IkeSa) -> str | None:
     """Whose the inner address is, once these IKE_SAs were read."""
 
     async def run() -> str | None:
         config = configuration(directory)
         stage = Stage(config, FakeHost())
-        watch = CharonWatch(ViciClient(config.vici_socket), stage.controller, read_by(*ike_sas))
+        watch = CharonWatch(ViciClient(config.vici_socket), stage.controller, FakeCharon(ike_sas))
         assert watch.owner(inner) is None, "nothing was read yet"
         await watch.read()
         return watch.owner(inner)
@@ -88,7 +80,7 @@ def test_only_what_the_owner_of_the_inner_address_sends_reaches_its_machine(
         client = ViciClient(config.vici_socket)
         daemon = _Daemon(config, Path("/etc/swanroam/swanroam.yaml"), client, LocalHost(config, client, []))
         found = [ike_sa(claimed_by, its)] if claimed_by else []
-        daemon._watch._read_back = read_by(*found)
+        daemon._watch._associations = FakeCharon(found)
         await daemon._watch.read()
         heard = []
         daemon._controller.submit = lambda peer, event: heard.append((peer.settings.identity, event))  # type: ignore[method-assign]

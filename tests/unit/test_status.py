@@ -22,7 +22,6 @@ from swanroam.daemon.reload import Reloading
 from swanroam.daemon.status import Status
 from swanroam.daemon.status_document import FileDocument, StatusDocument
 from swanroam.history.words import seconds
-from swanroam.ike.associations import IkeSa
 from swanroam.ike.vici import ViciClient
 from swanroam.protocol import seeker
 from swanroam.protocol.authorisation import Ground
@@ -30,11 +29,7 @@ from swanroam.protocol.events import AddressesRead, Association, AssociationsRea
 from swanroam.protocol.host_state import Pair
 from swanroam.protocol.messages import Verdict
 from swanroam.protocol.transfer import Key
-from unit.fake_host import A, B, FakeHost, P, Q, Stage, on_stage
-
-
-async def _nothing_read() -> tuple[tuple[IkeSa, ...], dict[int, list[str]]]:
-    return (), {}
+from unit.fake_host import A, B, FakeCharon, FakeHost, P, Q, Stage, on_stage
 
 
 async def _nothing_dropped() -> dict[str, int]:
@@ -68,7 +63,7 @@ class View:
     def __init__(self, stage: Stage) -> None:
         controller = stage.controller
         config = controller.config
-        self.charon = CharonWatch(ViciClient(config.vici_socket), controller, _nothing_read)
+        self.charon = CharonWatch(ViciClient(config.vici_socket), controller, FakeCharon())
         control = config.control
         self.channel = ControlChannel(control.address, control.port, 0, lambda sender: "", lambda sender, message: "")
         follower = AddressFollower(config.addresses, controller)

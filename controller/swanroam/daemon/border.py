@@ -1,12 +1,13 @@
-"""This host as the controller uses it: what it asks of kernel and charon, and of the sockets of programs."""
+"""This host as the controller and the watch of charon use it: what they ask of kernel, charon and programs' sockets."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 from swanroam.config import PeerSettings
 from swanroam.daemon.translation import KernelState
+from swanroam.ike.associations import ChildSa, IkeSa
 from swanroam.protocol.events import (
     EndSockets,
     EstablishFilters,
@@ -49,6 +50,28 @@ class Host(Protocol):
 
     async def resolve(self, peer: PeerSettings, action: ResolveFallbacks) -> Event:
         """Finds out the addresses at which a peer may be."""
+
+
+class Associations(Protocol):
+    """charon's IKE_SAs with the peers, as who watches them uses them."""
+
+    async def read_back(self) -> tuple[Sequence[IkeSa], dict[int, list[str]]]:
+        """The usable ones, and what the kernel lacks of each with a peer of ours, by its identifier.
+
+        Raises ViciError, HostError.
+        """
+
+    async def end_ike_sa(self, ike_sa: IkeSa) -> None:
+        """Ends one of which the peer has nothing any more."""
+
+    async def end_child_sa(self, ike_sa: IkeSa, child: ChildSa) -> None:
+        """Ends one that is there twice."""
+
+    async def unload_unused(self, peer: PeerSettings) -> None:
+        """Unloads what was loaded for IKE_SAs that are no more."""
+
+    async def restore(self, peer: PeerSettings, pair: Pair, children: Collection[str]) -> str:
+        """Makes the filters for a pair. Returns why they are not there; empty: they are."""
 
 
 class Sockets(Protocol):

@@ -7,13 +7,13 @@ anew, compared with what the kernel holds, and a machine hears of them when they
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from contextlib import aclosing
 from ipaddress import IPv6Address
 
 import structlog
 
-from swanroam.config import PeerSettings
+from swanroam.daemon.border import Associations
 from swanroam.daemon.controller import Controller, HostError
 from swanroam.daemon.doubles import Doubles
 from swanroam.daemon.leftovers import Leftovers
@@ -35,28 +35,21 @@ POLL = 5.0
 """Seconds between two readings when no event comes: some changes of a CHILD_SA raise none."""
 SETTLE = 0.02
 """Seconds to let a burst of events pass: an IKE_SA with two children raises three."""
-ReadBack = Callable[[], Awaitable[tuple[Sequence[IkeSa], dict[int, list[str]]]]]
-"""charon's usable IKE_SAs, and what the kernel lacks of each with a peer of ours, by its identifier. Raises ViciError,
-HostError."""
 
 
 class CharonWatch:
     """Keeps the machines informed about charon, for as long as `run` runs."""
 
-    def __init__(self, client: ViciClient, controller: Controller, read_back: ReadBack) -> None:
+    def __init__(self, client: ViciClient, controller: Controller, associations: Associations) -> None:
         self.connected = False
         self.trouble = ""
         """Why charon can't be asked at present; empty when it can."""
         self._client = client
         self._controller = controller
-        self._read_back = read_back
+        self._associations = associations
         self._leftovers = Leftovers(client)
         self._doubles = Doubles(controller.config.control.child)
-        self.end_ike_sa: Callable[[IkeSa], Awaitable[None]] = _no_consequence
-        """Ends an IKE_SA that the peer has lost."""
-        self.restoring = Restoring()
-        self.ike_sas_gone: Callable[[PeerSettings], Awaitable[None]] = _no_consequence
-        """Called when charon has an IKE_SA with a peer no more, whoever ended it."""
+        self._restoring = Restoring(associations.restore)
         self._wake = asyncio.Event()
         self._owners: dict[IPv6Address, str] = {}
         self._known: dict[str, tuple[Association, ...]] = {}
@@ -85,7 +78,7 @@ class CharonWatch:
                     case ViciConnected():
                         self.connected = True
                         self._leftovers.charon_came()
-                        self.restoring.charon_came()
+                        self._restoring.charon_came()
                         log.info("charon_connected", socket=str(self._client.socket_path))
                     case ViciDisconnected(reason):
                         self.connected = False
@@ -111,7 +104,7 @@ class CharonWatch:
 
     async def read(self) -> None:
         """Reads all IKE_SAs and tells the machines what is new. Raises ViciError, HostError."""
-        ike_sas, contradictions = await self._read_back()
+        ike_sas, contradictions = await self._associations.read_back()
         self._owners = _owners(
             (address, ike_sa.remote.identity) for ike_sa in ike_sas for address in self._inner_addresses(ike_sa)
         )
@@ -120,7 +113,12 @@ class CharonWatch:
             self._learn(peer, of_peer)
             for ike_sa in self._doubles.lost(peer.settings.connection, of_peer, asyncio.get_running_loop().time()):
                 peer.log.info("lost_ike_sa_ended", ike_id=ike_sa.unique_id, detail="the peer has made another one")
-                self._controller.start(peer, self.end_ike_sa(ike_sa))
+                self._controller.start(peer, self._associations.end_ike_sa(ike_sa))
+            for ike_sa, child in self._doubles.children(
+                peer.settings.connection, of_peer, asyncio.get_running_loop().time()
+            ):
+                peer.log.info("double_child_sa_ended", ike_id=ike_sa.unique_id, detail=f"{child.name} was there twice")
+                self._controller.start(peer, self._associations.end_child_sa(ike_sa, child))
             lacking = {ike_sa.unique_id: contradictions.get(ike_sa.unique_id, []) for ike_sa in of_peer}
             self._contradicted(peer, [problem for problems in lacking.values() for problem in problems])
             associations = tuple(
@@ -138,11 +136,11 @@ class CharonWatch:
                 self._known[identity] = associations
                 self._controller.submit(peer, AssociationsRead(associations))
             if {association.ike_id for association in known} - {association.ike_id for association in associations}:
-                self._controller.start(peer, self.ike_sas_gone(peer.settings))
+                self._controller.start(peer, self._associations.unload_unused(peer.settings))
         peers = tuple(self._controller.peers.values())
         left = await self._leftovers.look([peer.machine for peer in peers])
-        for peer, pair in self.restoring.due(peers, self._known, left, asyncio.get_running_loop().time()):
-            self._controller.start(peer, self.restoring.attempt(peer, pair))
+        for peer, pair in self._restoring.due(peers, self._known, left, asyncio.get_running_loop().time()):
+            self._controller.start(peer, self._restoring.attempt(peer, pair))
 
     @staticmethod
     def _contradicted(peer: Peer, problems: list[str]) -> None:
@@ -187,10 +185,6 @@ class CharonWatch:
             (child := ike_sa.child(name)) is not None and child.mode is mode for name, mode in peer.children.items()
         )
         return Association(Pair(local, remote), ike_sa.unique_id, control is not None, complete)
-
-
-async def _no_consequence(_: object) -> None:
-    pass
 
 
 def _owners(claims: Iterable[tuple[IPv6Address, str]]) -> dict[IPv6Address, str]:

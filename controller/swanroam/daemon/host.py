@@ -25,7 +25,7 @@ from swanroam.daemon.migrations import Migrations
 from swanroam.daemon.restoring import children_of
 from swanroam.daemon.sealing import Sealing
 from swanroam.daemon.translation import KernelState, carrier_settings
-from swanroam.ike.associations import IkeSa, IkeState, list_ike_sas
+from swanroam.ike.associations import ChildSa, IkeSa, IkeState, list_ike_sas
 from swanroam.ike.clones import is_of
 from swanroam.ike.messages import IkeError
 from swanroam.ike.migrate import AddressPair, Migrate, clear_clones
@@ -347,6 +347,13 @@ class LocalHost:
             await self._filters.release(ike_sa.unique_id)
         except IkeError as error:
             log.warning("filters_not_released", address=str(ike_sa.local.host), error=str(error))
+
+    async def end_child_sa(self, ike_sa: IkeSa, child: ChildSa) -> None:
+        """Ends one that is there twice. A peer that has ended it as well is of one mind with us."""
+        try:
+            await self._filters.end_child(ike_sa, child)
+        except IkeError as error:
+            log.warning("double_child_sa_not_ended", ike_id=ike_sa.unique_id, error=str(error))
 
     async def unload_unused(self, peer: PeerSettings) -> None:
         """Unloads what was loaded for IKE_SAs that are no more: the peer may have ended them."""

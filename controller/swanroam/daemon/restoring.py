@@ -43,8 +43,8 @@ class _Missing:
 class Restoring:
     """Use as: `charon_came` when it has connected, `due` after each reading of its IKE_SAs, `attempt` for those."""
 
-    def __init__(self) -> None:
-        self.restore: Restore = _nobody_restores
+    def __init__(self, restore: Restore) -> None:
+        self._restore = restore
         self._missing: dict[str, _Missing] = {}
         self._stood: set[str] = set()
         """Peers with which charon has had a control CHILD_SA since it came."""
@@ -92,7 +92,7 @@ class Restoring:
         entry.under_way = True
         try:
             async with self._turns:
-                failure = await self.restore(peer.settings, pair, peer.children)
+                failure = await self._restore(peer.settings, pair, peer.children)
         finally:
             entry.under_way = False
             entry.pause = min(entry.pause * 2, LONGEST_PAUSE)
@@ -101,10 +101,6 @@ class Restoring:
             peer.log.warning("filters_not_restored", detail=f"{pair}: {failure}")
         else:
             peer.log.warning("filters_restored", detail=f"{pair}: charon died, and had no IKE_SA with it any more")
-
-
-async def _nobody_restores(peer: PeerSettings, pair: Pair, children: Collection[str]) -> str:
-    return "the daemon is only starting"
 
 
 def children_of(peer: PeerSettings, known: Collection[str], control: str, defined: ConnectionDefinition) -> set[str]:

@@ -205,13 +205,10 @@ class _Daemon:
         self._controller = Controller(
             config, host, self._sockets, Journal(journal_path(config)), self._channel.send, self._record
         )
-        self._watch = CharonWatch(client, self._controller, host.read_back)
+        self._watch = CharonWatch(client, self._controller, host)
         by_inner = {peer.settings.control_address: peer for peer in self._controller.peers.values()}
         self._reception = Reception(by_inner, self._watch.owner, self._watch.look, self._controller.receive)
         host.charon_changed = self._watch.look
-        self._watch.ike_sas_gone = host.unload_unused
-        self._watch.end_ike_sa = host.end_ike_sa
-        self._watch.restoring.restore = host.restore
         self._follower = AddressFollower(config.addresses, self._controller)
         self._reloading = Reloading(file, config, self._controller.counts, self._adopt)
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reloading.signal)

@@ -113,6 +113,8 @@ class ChildSa:
     installed_ago: int | None = None
     rekey_in: int | None = None
     expires_in: int | None = None
+    per_cpu: bool = False
+    """One of several with the same selectors, each for a processor (`per_cpu_sas`, strongSwan 6.0.2)."""
 
     @property
     def is_usable(self) -> bool:
@@ -271,6 +273,7 @@ def _child_sa(section_name: str, section: ViciMessage) -> ChildSa:
         installed_ago=_number(section, "install-time"),
         rekey_in=_number(section, "rekey-time"),
         expires_in=_number(section, "life-time"),
+        per_cpu="cpu" in section or "per-cpu-sas" in section,
     )
 
 

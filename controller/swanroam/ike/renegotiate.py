@@ -165,7 +165,7 @@ class Renegotiate:
                 async with self._lock_of(connection, other.local.host, other.remote.host):
                     if not wanted():
                         return tuple(ended)
-                    await self._end_child(other, child)
+                    await self.end_child(other, child)
                 ended.append(child)
         if wanted():
             await self.end_doubles(ike_sa, wanted)
@@ -329,7 +329,8 @@ class Renegotiate:
         with suppress(ViciCommandFailedError):  # it is not loaded
             await self._client.request("unload-conn", {"name": name})
 
-    async def _end_child(self, ike_sa: IkeSa, child: ChildSa) -> None:
+    async def end_child(self, ike_sa: IkeSa, child: ChildSa) -> None:
+        """End one CHILD_SA, with the peer's consent. Fine when it is gone already. Raises FilterError, ViciError."""
         message = {"child-id": str(child.unique_id), "timeout": self._milliseconds}
         try:
             await self._wait_for_peer("terminate", message)
