@@ -3,7 +3,7 @@
 # make stories    the lab's long stories: packaged programs through five moves, daemons, movers and charons killed in the middle
 # make programs-full    the lab's file transfers with packaged programs, 500 MB each
 # make connections-full    2,000 connections move together
-# make soak    2,000 moves with faults of every kind, from a seed (SWANROAM_SEED=N repeats one), and 1,000 under load; hours
+# make soak    2,000 moves with faults of every kind, from a seed (SWANROAM_SEED=N repeats one), 1,000 under load, 100 by migrate; hours
 # make test-ansible    the role of ansible/, run by ansible-playbook on lab hosts
 # make bench   what a move costs, against MOBIKE and against doing nothing; BENCH_ARGS='--repetitions 1' (an hour)
 # make fuzz    a million random inputs each for parser, protocol core and kernel codecs; FUZZ_ARGS='--seed 7 core'

@@ -47,6 +47,24 @@ def test_an_interface_that_is_set_wrong_is_named_and_the_command_mends_it(
     in_fresh_namespace(scenario)
 
 
+def test_an_interface_without_ipv6_is_named_and_the_command_mends_it() -> None:
+    async def scenario() -> None:
+        ip("link add deaf.7 type veth peer name ignored")
+        conf = Path("/proc/sys/net/ipv6/conf")
+        (conf / "ignored" / "disable_ipv6").write_text("1", encoding="ascii")
+        assert found()["disable_ipv6"].severity is Severity.OK
+
+        (conf / "deaf.7" / "disable_ipv6").write_text("1", encoding="ascii")
+        finding = found()["disable_ipv6"]
+        assert finding.severity is Severity.WARNING
+        assert "off on deaf.7:" in finding.evidence
+
+        subprocess.run(finding.command, shell=True, check=True, capture_output=True)
+        assert found()["disable_ipv6"].severity is Severity.OK
+
+    in_fresh_namespace(scenario)
+
+
 @pytest.mark.parametrize(
     ("parameter", "wrong", "right", "severity"),
     [

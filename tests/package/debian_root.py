@@ -15,7 +15,7 @@ CACHE = Path(__file__).resolve().parents[2] / "build" / "roots"
 INCLUDED = (
     "python3,python3-prometheus-client,python3-yaml,strongswan-charon,strongswan-swanctl,strongswan-starter,systemd,"
     "iproute2,ifupdown,isc-dhcp-client,networkd-dispatcher,bash-completion,zsh,fish,man-db,groff-base,"
-    "systemd-sysv,kmod,libstrongswan-standard-plugins,apparmor,procps"
+    "systemd-sysv,kmod,libstrongswan-standard-plugins,apparmor,procps,network-manager"
 )
 """What the package needs, who calls its hooks, shells, readers of what it documents, what a system boots with."""
 

@@ -156,6 +156,19 @@ def test_a_connection_moves_out_of_the_sandbox(story: dict[str, Section]) -> Non
     assert later > sooner
 
 
+def test_networkmanager_waits_for_the_move_before_it_takes_a_connection_down(story: dict[str, Section]) -> None:
+    """Five seconds at most, which may be too few for a slow guest: then the move goes on while the address goes."""
+    section = story["networkmanager"]
+    assert section.statuses == [0] * 9
+    assert '"interface": "wlan0", "remedy": "sysctl net.ipv6.conf.wlan0.disable_ipv6=0' in section.text
+    assert "IPv6 is off on wlan0" in section.text
+    assert re.search(r"^wlan0 is going down: peer: (moved to|not there after) ", section.text, re.MULTILINE)
+    assert re.search(r"^wlan0 is down, following the routing again: peer: ", section.text, re.MULTILINE)
+    assert re.findall(r"^ESTAB .* (\S+):\d+ +203\.0\.113\.9:7000", section.text, re.MULTILINE) == ["192.0.2.1"]
+    sooner, later = numbers(section)
+    assert later > sooner
+
+
 def test_a_reload_takes_over_what_has_changed(story: dict[str, Section]) -> None:
     assert story["reload"].statuses == [0]
     assert '"current": true' in story["reload"].text

@@ -1,9 +1,9 @@
 """Move after move, with faults of every kind or under load: nothing grows, is lost, or leaves in clear.
 
-SWANROAM_MOVES sets how many; `make soak` makes 2,000 with faults, from one seed, and 1,000 under load. With faults: one
-connection in use all the time, an idle one, and UDP; after each move the connections are at the new address on both
-hosts, whatever has happened meanwhile. Every CHECKPOINT moves, with the connections open, both kernels have what they
-had before anything moved. SWANROAM_SEED replays a run.
+SWANROAM_MOVES sets how many; `make soak` makes 2,000 with faults, from one seed, 1,000 under load, and 100 by method
+migrate. With faults: one connection in use all the time, an idle one, and UDP; after each move the connections are at
+the new address on both hosts, whatever has happened meanwhile. Every CHECKPOINT moves, with the connections open, both
+kernels have what they had before anything moved. SWANROAM_SEED replays a run.
 """
 
 import os
@@ -23,10 +23,10 @@ from lab.capture import UNPROTECTED
 from lab.host import Host
 from lab.topology import Lab
 from scenarios import remains
-from scenarios.agreement import begin_rekeys
+from scenarios.agreement import begin_rekeys, rekey_all
 from scenarios.native import Native
 from scenarios.remains import MOVER, NURSERY
-from scenarios.scenario import Story, start
+from scenarios.scenario import ON_THE_CARRIER, Story, start
 
 MOVES = int(os.environ.get("SWANROAM_MOVES") or 24)
 pytestmark = [pytest.mark.lab, pytest.mark.long, pytest.mark.timeout(600 + 20 * MOVES)]
@@ -37,6 +37,8 @@ RARELY = {"charon killed": 0.2}
 """How often compared with the others: until a charon finds that its peer's is another takes many seconds."""
 RECOVERY = 120.0
 """Seconds in which all must be well again, on a slow machine."""
+MIGRATION = 20.0
+"""Seconds in which SAs are to be moved: hosts that do not understand each other make new ones after half a minute."""
 CONFIG = {"defaults": {"grace": "0.3s"}, "log": {"level": "info"}}
 GROWTH = 2048
 """KiB that a controller's resident memory may vary by, over the second half of the moves but for its first fifth: there
@@ -239,6 +241,32 @@ def test_many_moves_under_load(lab: Lab) -> None:
 
     print(f"the router has passed on {passed(lab) - before} packets; sent meanwhile by the unconnected socket: ")
     print(unconnected.stop())
+    mix.stop()
+    story.finish()
+
+
+@pytest.mark.parametrize("family", [Family.IPV6], ids=["ipv6"])
+def test_rows_of_moves_with_method_migrate(lab: Lab) -> None:
+    """There, on and back before anything has been moved everywhere: whatever the peer still uses is understood here."""
+    story = start(lab, method="migrate", grace="8s", config=ON_THE_CARRIER)
+    mix = story.traffic(bulk_rate=20_000, udp_rate=50)
+    mobile = lab.mobile
+
+    for number in range(1, max(2, MOVES // 60) + 1):
+        there, beyond = (network for network in mobile.networks if network != mobile.network)
+        for network in (there, beyond, there):
+            old, before = mobile.address, mobile.log_events("handover_started")
+            mobile.move_to(network)
+            move = f"{old} -> {mobile.address}"
+            count = 1 + sum(record["detail"] == move for record in before)
+            mobile.controller.wait_event("handover_started", detail=move, count=count)
+        began = time.monotonic()
+        story.wait_arrived(timeout=MIGRATION)
+        mix.wait_passing()
+        print(f"row {number}: arrived and passing after {time.monotonic() - began:.1f} s", flush=True)
+        if number % 3 == 0:
+            rekey_all(mobile)
+
     mix.stop()
     story.finish()
 

@@ -16,6 +16,7 @@ from swanroam.kernel.address_choice import AddressChooser, AddressHistory, Keep,
 from swanroam.kernel.address_watch import AddressesNotRead, AddressWatch
 from swanroam.kernel.addresses import AddressSelection, HostAddresses
 from swanroam.kernel.carrier_devices import DEVICE_NAMES
+from swanroam.kernel.sysctls import NO_ADDRESSES, drops_ipv6, turn_on_ipv6
 from swanroam.protocol.events import AddressesRead
 from swanroam.protocol.handover import Cause
 from swanroam.protocol.messages import IPAddress
@@ -211,6 +212,9 @@ class AddressFollower:
                 if (since := self._history.gone(pair.local)) is not None:
                     peer.recorder.address_lost(pair.local, cause, since)
                 peer.log.debug("address_preferred", address=str(preferred), reason=reason.value)
+                if drops_ipv6(local.interface):
+                    remedy = f"{turn_on_ipv6([local.interface])} ({NO_ADDRESSES})"
+                    peer.log.warning("control_channel_deaf", interface=local.interface, remedy=remedy)
             case WaitUntil(time):
                 again = min(again, max(0.01, time - now))
             case Lost(reason):

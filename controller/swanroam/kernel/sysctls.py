@@ -14,6 +14,10 @@ from swanroam.kernel.carrier_devices import DEVICE_NAMES
 from swanroam.kernel.findings import Finding, Severity, ok
 
 SYS: Final = Path("/proc/sys")
+NO_ADDRESSES: Final = (
+    "to have no IPv6 addresses all the same: accept_ra=0 and addr_gen_mode=1 there, or with NetworkManager "
+    "`nmcli connection modify NAME ipv6.method link-local` instead of disabled"
+)
 _NOT_INTERFACES: Final = ("all", "default", "lo", *DEVICE_NAMES.values())
 
 
@@ -26,7 +30,19 @@ def packet_parameters(counts: Callable[[str], bool] = lambda _: True, sys: Path 
         _address_resolution(sys),
         *_exempt_from_ipsec(interfaces, sys),
         _path_mtu_discovery(sys),
+        _inner_packets(interfaces, sys),
     ]
+
+
+def drops_ipv6(interface: str, sys: Path = SYS) -> bool:
+    """IPv6 is off there. So what comes out of ESP and is IPv6 is dropped (ipv6_rcv, net/ipv6/ip6_input.c), whatever the
+    outer addresses are: it counts as received by the interface that the ESP packet came in by."""
+    return _read(sys / "net/ipv6/conf" / interface / "disable_ipv6") != 0
+
+
+def turn_on_ipv6(interfaces: Iterable[str]) -> str:
+    """The command."""
+    return "sysctl " + " ".join(f"net.ipv6.conf.{_name(name)}.disable_ipv6=0" for name in interfaces)
 
 
 def _interfaces(sys: Path) -> list[str]:
@@ -100,6 +116,22 @@ def _path_mtu_discovery(sys: Path) -> Finding:
         "net.ipv4.ip_no_pmtu_disc is on: narrower paths are not learnt, and from Linux 6.10 on charon cannot install "
         "inbound SAs again that it moves",
         command="sysctl net.ipv4.ip_no_pmtu_disc=0",
+    )
+
+
+def _inner_packets(interfaces: Iterable[str], sys: Path) -> Finding:
+    """Not where IPv6 is off on lo as well: that is told as what it is (preflight)."""
+    check = "disable_ipv6"
+    deaf = [name for name in interfaces if drops_ipv6(name, sys)]
+    if not deaf or drops_ipv6("lo", sys):
+        return ok(check, "IPv6 is on on every interface that counts")
+    return Finding(
+        check,
+        Severity.WARNING,
+        f"IPv6 is off on {', '.join(deaf)}: the control channel's packets are IPv6 inside ESP, also between IPv4 "
+        "addresses, and the kernel drops those that come in there",
+        NO_ADDRESSES,
+        turn_on_ipv6(deaf),
     )
 
 

@@ -231,13 +231,23 @@ REQUIREMENTS = (
         title="rekeying during a move",
         text="When a rekey and a move collide, one pair of SAs is left, nothing is in clear, nothing is orphaned.",
         sources="RFC 7296 §2.8, §2.25",
-        where=("ike/renegotiate.py", "ike/migrate.py", "ike/readback.py"),
+        where=("ike/renegotiate.py", "ike/migrate.py", "ike/readback.py", "daemon/doubles.py"),
         tests=(
             *at(
                 "scenarios/test_moves_in_sequence.py",
                 "test_back_within_grace_and_rekeys_while_both_addresses_are_in_use",
             ),
-            *at("scenarios/test_migrate.py", "test_back_within_grace_and_moves_in_a_row"),
+            *at(
+                "scenarios/test_hard_conditions.py",
+                "test_sas_that_are_new_when_the_clock_jumps_expire_and_are_made_anew",
+            ),
+            *at("unit/test_doubles.py", "test_of_two_child_sas_that_are_the_same_the_younger_is_ended"),
+            *at("unit/test_charon_learning.py", "test_a_child_sa_that_is_there_twice_is_ended_once"),
+            *at(
+                "scenarios/test_migrate.py",
+                "test_back_within_grace_and_moves_in_a_row",
+                "test_what_was_left_is_kept_for_each_address",
+            ),
             *at("scenarios/test_transport_interrupted.py", "test_everything_is_rekeyed_while_sockets_move"),
             *at("unit/test_readback.py", "test_a_contradiction_of_the_moment_is_not_believed"),
         ),
@@ -253,6 +263,24 @@ REQUIREMENTS = (
                     ),
                 ),
                 at("unit/test_readback.py", "test_a_contradiction_of_the_moment_is_not_believed"),
+            ),
+            Mutation(
+                "any-copy-is-kept",
+                "method migrate: what is kept for the address just left may be what was kept for another one",
+                (
+                    Edit(
+                        "ike.migrate:Migrate._receiving",
+                        "if one.selector.user != _Label.CLONE.number(identity)",
+                        "if True",
+                    ),
+                ),
+                at("scenarios/test_migrate.py", "test_what_was_left_is_kept_for_each_address"),
+            ),
+            Mutation(
+                "double-child-sas-stay",
+                "a CHILD_SA that both hosts have made at the same moment is left there twice",
+                (Edit("daemon.doubles:Doubles.children", "if not ike_sa.initiator", "if True"),),
+                at("unit/test_doubles.py", "test_of_two_child_sas_that_are_the_same_the_younger_is_ended"),
             ),
         ),
         state=State.PARTLY,

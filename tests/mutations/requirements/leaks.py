@@ -6,6 +6,8 @@ from mutations.registry import Mutation, Requirement, State, at
 TRANSLATION = "unit/test_translation.py"
 BOTH_WAYS = "test_every_guarded_pair_is_blocked_both_ways_for_the_traffic_that_is_protected"
 POLICIES = "kernel/test_xfrm_policies.py"
+DATAGRAM = "kernel/test_transport_datagram.py"
+POLICY_OF_ITS_OWN = "test_what_lets_a_socket_off_the_policies_does_not_outlive_the_process_that_dies"
 GUARDS = "kernel/test_xfrm_guards.py"
 ORDER = "unit/test_host_order.py"
 HOST_STATE = "unit/test_host_state.py"
@@ -31,6 +33,7 @@ REQUIREMENTS = (
             "kernel/xfrm/policies.py",
             "kernel/xfrm/passes.py",
             "transport/latecomers.py",
+            "transport/bypass.py",
         ),
         tests=(
             *at(
@@ -69,6 +72,7 @@ REQUIREMENTS = (
                 "test_a_charon_that_comes_back_is_worked_with_again",
             ),
             *at(LATECOMERS, PASSED_ON),
+            *at(DATAGRAM, POLICY_OF_ITS_OWN),
             *at("scenarios/test_hard_move.py", "test_only_what_nobody_could_deliver_is_lost"),
             *at("scenarios/test_native.py", "test_connections_run_natively_after_soft_and_hard_moves"),
             *at("scenarios/test_killed_at_steps.py", "test_killed_at_a_few_steps"),
@@ -85,6 +89,12 @@ REQUIREMENTS = (
                 "what no CHILD_SA protects is not stopped",
                 (Edit("daemon.translation:kernel_state", "for pair in state.guarded:", "for pair in ():"),),
                 at(TRANSLATION, BOTH_WAYS),
+            ),
+            Mutation(
+                "socket-policies-outlive-their-maker",
+                "what lets a socket off the policies is not taken away by who goes on for a dead process",
+                (Edit("transport.binding:restore", "bypass.take_off(sock, wanted.mark)", "pass"),),
+                at(DATAGRAM, POLICY_OF_ITS_OWN),
             ),
             Mutation(
                 "only-the-current-pair-is-guarded",

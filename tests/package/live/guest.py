@@ -98,6 +98,7 @@ def furnish(root: DebianRoot) -> None:
         "systemd-machine-id-setup --print >/dev/null\n"
         "cp /root/live/check.service /etc/systemd/system/check.service\n"
         "systemctl add-wants multi-user.target check.service\n"
+        "systemctl disable NetworkManager.service NetworkManager-wait-online.service\n"
     )
     shutil.copytree(MODULES, root.upper / "usr/lib/modules", dirs_exist_ok=True)
 
