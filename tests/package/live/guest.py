@@ -99,6 +99,7 @@ def furnish(root: DebianRoot) -> None:
         "cp /root/live/check.service /etc/systemd/system/check.service\n"
         "systemctl add-wants multi-user.target check.service\n"
         "systemctl disable NetworkManager.service NetworkManager-wait-online.service\n"
+        "systemctl enable NetworkManager-dispatcher.service\n"  # it went with the former
     )
     shutil.copytree(MODULES, root.upper / "usr/lib/modules", dirs_exist_ok=True)
 
