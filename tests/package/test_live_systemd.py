@@ -163,7 +163,7 @@ def test_networkmanager_waits_for_the_move_before_it_takes_a_connection_down(sto
     assert '"interface": "wlan0", "remedy": "sysctl net.ipv6.conf.wlan0.disable_ipv6=0' in section.text
     assert "IPv6 is off on wlan0" in section.text
     assert re.search(r"^wlan0 is going down: peer: (moved to|not there after) ", section.text, re.MULTILINE)
-    assert re.search(r"^wlan0 is down, following the routing again: peer: ", section.text, re.MULTILINE)
+    assert re.search(r"^wlan0 is down, following the routing again: ordered for peer$", section.text, re.MULTILINE)
     assert re.findall(r"^ESTAB .* (\S+):\d+ +203\.0\.113\.9:7000", section.text, re.MULTILINE) == ["192.0.2.1"]
     sooner, later = numbers(section)
     assert later > sooner
