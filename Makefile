@@ -105,7 +105,7 @@ programs-full: $(installed) | packages
 	SWANROAM_TRANSFER_MB=500 tests/run-lab -m lab --memory 4000M --timeout 1500 -s tests/scenarios/test_real_transfers.py
 
 connections-full: $(installed) | packages
-	SWANROAM_CONNECTIONS=2000 tests/run-lab -m lab --timeout 1200 -s tests/scenarios/test_many_connections.py
+	SWANROAM_CONNECTIONS=2000 tests/run-lab -m lab --timeout 1800 -s tests/scenarios/test_many_connections.py
 
 # Wheels come from a package index, so they are made before the guest kernel is started.
 test-ansible: $(installed) | packages
