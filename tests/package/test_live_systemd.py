@@ -159,7 +159,7 @@ def test_a_connection_moves_out_of_the_sandbox(story: dict[str, Section]) -> Non
 def test_networkmanager_waits_for_the_move_before_it_takes_a_connection_down(story: dict[str, Section]) -> None:
     """Five seconds at most, which may be too few for a slow guest: then the move goes on while the address goes."""
     section = story["networkmanager"]
-    assert section.statuses == [0] * 9
+    assert section.statuses == [0] * 8
     assert '"interface": "wlan0", "remedy": "sysctl net.ipv6.conf.wlan0.disable_ipv6=0' in section.text
     assert "IPv6 is off on wlan0" in section.text
     assert re.search(r"^wlan0 is going down: peer: (moved to|not there after) ", section.text, re.MULTILINE)

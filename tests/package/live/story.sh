@@ -132,7 +132,7 @@ run systemctl start NetworkManager
 until_true 900 nmcli device set wlan0 managed yes
 run nmcli connection add type ethernet ifname wlan0 con-name home ipv6.method disabled ipv4.method manual \
     ipv4.addresses 198.51.100.1/24 ipv4.gateway 198.51.100.254 ipv4.route-metric 600
-run nmcli --wait 300 connection up home
+until_true 300 nmcli --wait 60 connection up home # it takes a while until the device is there for it
 run swanroam move 198.51.100.1 --timeout 300
 # Without IPv6 there the control channel is deaf, and says so.
 said 100 | grep control_channel_deaf
