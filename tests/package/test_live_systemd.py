@@ -156,8 +156,12 @@ def test_a_connection_moves_out_of_the_sandbox(story: dict[str, Section]) -> Non
     assert later > sooner
 
 
-def test_networkmanager_waits_for_the_move_before_it_takes_a_connection_down(story: dict[str, Section]) -> None:
+def test_networkmanager_waits_for_the_move_before_it_takes_a_connection_down(
+    release: str, story: dict[str, Section]
+) -> None:
     """Five seconds at most, which may be too few for a slow guest: then the move goes on while the address goes."""
+    if release != "bookworm":
+        pytest.skip("NetworkManager of Debian 13 does not take a veth device in the guest")
     section = story["networkmanager"]
     assert section.statuses == [0] * 8
     assert '"interface": "wlan0", "remedy": "sysctl net.ipv6.conf.wlan0.disable_ipv6=0' in section.text
