@@ -147,6 +147,15 @@ class Story:
         controller = (host or self.lab.mobile).controller
         return controller.wait_event("handover_step_finished", timeout, step=step, count=count)
 
+    def begin_move(self, network: str) -> None:
+        """The mobile host goes there; returns as soon as its controller has begun that handover."""
+        mobile = self.lab.mobile
+        old, before = mobile.address, mobile.log_events("handover_started")
+        mobile.move_to(network)
+        move = f"{old} -> {mobile.address}"
+        count = 1 + sum(record["detail"] == move for record in before)
+        mobile.controller.wait_event("handover_started", detail=move, count=count)
+
     def wait_moved(self, count: int = 1) -> None:
         """The filters stand at the new address, on both sides."""
         self.wait_step("filters", self.lab.mobile, count)

@@ -255,11 +255,7 @@ def test_rows_of_moves_with_method_migrate(lab: Lab) -> None:
     for number in range(1, max(2, MOVES // 60) + 1):
         there, beyond = (network for network in mobile.networks if network != mobile.network)
         for network in (there, beyond, there):
-            old, before = mobile.address, mobile.log_events("handover_started")
-            mobile.move_to(network)
-            move = f"{old} -> {mobile.address}"
-            count = 1 + sum(record["detail"] == move for record in before)
-            mobile.controller.wait_event("handover_started", detail=move, count=count)
+            story.begin_move(network)
         began = time.monotonic()
         story.wait_arrived(timeout=MIGRATION)
         mix.wait_passing()

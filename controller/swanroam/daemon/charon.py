@@ -105,18 +105,17 @@ class CharonWatch:
     async def read(self) -> None:
         """Reads all IKE_SAs and tells the machines what is new. Raises ViciError, HostError."""
         ike_sas, contradictions = await self._associations.read_back()
+        now = asyncio.get_running_loop().time()
         self._owners = _owners(
             (address, ike_sa.remote.identity) for ike_sa in ike_sas for address in self._inner_addresses(ike_sa)
         )
         for identity, peer in tuple(self._controller.peers.items()):
             of_peer = [ike_sa for ike_sa in ike_sas if ike_sa.remote.identity == identity]
             self._learn(peer, of_peer)
-            for ike_sa in self._doubles.lost(peer.settings.connection, of_peer, asyncio.get_running_loop().time()):
+            for ike_sa in self._doubles.lost(peer.settings.connection, of_peer, now):
                 peer.log.info("lost_ike_sa_ended", ike_id=ike_sa.unique_id, detail="the peer has made another one")
                 self._controller.start(peer, self._associations.end_ike_sa(ike_sa))
-            for ike_sa, child in self._doubles.children(
-                peer.settings.connection, of_peer, asyncio.get_running_loop().time()
-            ):
+            for ike_sa, child in self._doubles.children(peer.settings.connection, of_peer, now):
                 peer.log.info("double_child_sa_ended", ike_id=ike_sa.unique_id, detail=f"{child.name} was there twice")
                 self._controller.start(peer, self._associations.end_child_sa(ike_sa, child))
             lacking = {ike_sa.unique_id: contradictions.get(ike_sa.unique_id, []) for ike_sa in of_peer}

@@ -14,19 +14,19 @@ it has just got when the time of day jumps far ahead within a second (xfrm_timer
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from itertools import combinations, product
 
 from swanroam.ike.associations import ChildSa, IkeSa
 from swanroam.ike.clones import is_of
-from swanroam.ike.selectors import IPAddress
 
 COEXISTENCE = 10
 """Seconds after which two are not those of a reauthentication any more (make_before_break in strongswan.conf)."""
 APART = 5
 """Seconds between the two: those that both hosts have made at the same moment are closer together."""
 ONCE_IN = 3600.0
-"""Seconds in which one is ended for a pair of addresses: whoever makes doubles on purpose is not to be fought."""
+"""Seconds in which one is ended for a pair of addresses, or of a name: whoever makes doubles on purpose is not to be
+fought."""
 
 
 class Doubles:
@@ -34,18 +34,15 @@ class Doubles:
 
     def __init__(self, control: str) -> None:
         self._control = control
-        self._ended: dict[tuple[IPAddress | None, IPAddress | None], float] = {}
-        self._ended_children: dict[tuple[int, str], float] = {}
+        self._due: dict[Hashable, float] = {}
+        """When the next one may be ended."""
 
     def lost(self, connection: str, ike_sas: Iterable[IkeSa], now: float) -> list[IkeSa]:
         """Of those with one peer, what it has lost and is to be ended: each is named once. `now` in seconds."""
         found = []
         for older, newer in product([one for one in ike_sas if is_of(connection, one.name)], repeat=2):
-            pair = older.hosts
-            if newer.hosts != pair or now < self._ended.get(pair, now):
-                continue
-            if self._has_taken_the_place(newer, older):
-                self._ended[pair] = now + ONCE_IN
+            same = newer.hosts == older.hosts and self._has_taken_the_place(newer, older)
+            if same and self._is_due(older.hosts, now):
                 found.append(older)
         return found
 
@@ -59,11 +56,16 @@ class Doubles:
             if not ike_sa.initiator or not is_of(connection, ike_sa.name):
                 continue
             for one, other in combinations(_usable(ike_sa), 2):
-                key = ike_sa.unique_id, one.name
-                if _are_the_same(one, other) and now >= self._ended_children.get(key, now):
-                    self._ended_children[key] = now + ONCE_IN
+                if _are_the_same(one, other) and self._is_due((ike_sa.unique_id, one.name), now):
                     found.append((ike_sa, max(one, other, key=_youth)))
         return found
+
+    def _is_due(self, key: Hashable, now: float) -> bool:
+        """One may be ended now; for what comes next it is too early then."""
+        if now < self._due.get(key, now):
+            return False
+        self._due[key] = now + ONCE_IN
+        return True
 
     def _has_taken_the_place(self, newer: IkeSa, older: IkeSa) -> bool:
         if older.established_ago is None or newer.established_ago is None or newer.initiator:

@@ -247,8 +247,8 @@ def restore(sock: socket.socket, wanted: Settings) -> None:
     Setting a device on a socket that has one takes CAP_NET_RAW.
     """
     detour.restore(sock, wanted.source_routes)
-    bypass.take_off(sock, wanted.mark)
     found = settings(sock)
+    bypass.take_off(sock, found.mark, wanted.mark)
     if found.device != wanted.device:
         sock.setsockopt(socket.SOL_SOCKET, repair.SO_BINDTOIFINDEX, wanted.device)
     if found.mark != wanted.mark:

@@ -33,9 +33,10 @@ def put_on(sock: socket.socket, target: FourTuple, mark: int) -> None:
     sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_XFRM_POLICY, policy.encode())
 
 
-def take_off(sock: socket.socket, mark: int) -> None:
-    """Whatever `put_on` has done to a socket whose own mark this is. Raises OSError."""
-    if repair.unsigned(sock, socket.SOL_SOCKET, socket.SO_MARK) != mark ^ _SIGN:
-        return
-    sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_XFRM_POLICY, None, 0)
-    repair.set_unsigned(sock, socket.SOL_SOCKET, socket.SO_MARK, mark)
+def take_off(sock: socket.socket, found: int, mark: int) -> None:
+    """The policy, if the mark `found` on the socket is not its own, `mark`, but that of `put_on`. Raises OSError.
+
+    The mark itself is to be set back afterwards, not before.
+    """
+    if found == mark ^ _SIGN:
+        sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_XFRM_POLICY, None, 0)

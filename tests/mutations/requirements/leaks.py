@@ -93,7 +93,7 @@ REQUIREMENTS = (
             Mutation(
                 "socket-policies-outlive-their-maker",
                 "what lets a socket off the policies is not taken away by who goes on for a dead process",
-                (Edit("transport.binding:restore", "bypass.take_off(sock, wanted.mark)", "pass"),),
+                (Edit("transport.binding:restore", "bypass.take_off(sock, found.mark, wanted.mark)", "pass"),),
                 at(DATAGRAM, POLICY_OF_ITS_OWN),
             ),
             Mutation(
